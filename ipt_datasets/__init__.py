@@ -1,0 +1,57 @@
+"""Turn raw corpora into instruction-augmented pre-training corpora (Instruction Pre-Training, arXiv 2406.14491).
+
+    pairs = ds.map(synthesize_batch, batched=True)
+    texts = pairs.map(templatize_batch, batched=True, remove_columns=pairs.column_names)
+    texts.push_to_hub("me/augmented")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipt_datasets.corpus.augment import augment
+    from ipt_datasets.recipe import Recipe
+    from ipt_datasets.schema import Pair
+    from ipt_datasets.synthesis.markup import parse_pairs, render_prompt
+    from ipt_datasets.synthesis.synthesizer import Synthesizer, synthesize_batch
+    from ipt_datasets.templating.report import diversity_report
+    from ipt_datasets.templating.templatizer import Templatizer, templatize_batch
+
+_HOMES = {
+    "Pair": "schema",
+    "Recipe": "recipe",
+    "Synthesizer": "synthesis.synthesizer",
+    "Templatizer": "templating.templatizer",
+    "augment": "corpus.augment",
+    "diversity_report": "templating.report",
+    "parse_pairs": "synthesis.markup",
+    "render_prompt": "synthesis.markup",
+    "synthesize_batch": "synthesis.synthesizer",
+    "templatize_batch": "templating.templatizer",
+}
+
+__all__ = [
+    "Pair",
+    "Recipe",
+    "Synthesizer",
+    "Templatizer",
+    "augment",
+    "diversity_report",
+    "parse_pairs",
+    "render_prompt",
+    "synthesize_batch",
+    "templatize_batch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Each name is imported when it is first used: `import ipt_datasets` costs next to nothing.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ipt_datasets' has no attribute {name!r}")
+    value = getattr(import_module(f"ipt_datasets.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

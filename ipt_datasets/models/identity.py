@@ -1,0 +1,95 @@
+"""What a model's name means: where it lies, and which weights exactly it names."""
+
+import hashlib
+from pathlib import Path
+
+from ipt_datasets.errors import EngineError
+
+SAMPLES = 256
+SAMPLE_BYTES = 4096
+
+
+def locate(model: str, engine: str) -> str | Path:
+    """Give the folder or Hub id of a model; the embedded one is prepared on first use.
+
+    Raises:
+        EngineError: the embedded model's weights are not installed, or a folder was meant and is not there.
+    """
+    if engine == "scripted":
+        return model
+    if model == "smol":
+        from ipt_datasets.models.embedded import prepare_smol
+
+        return prepare_smol()
+    if Path(model).is_dir():
+        return Path(model)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise EngineError(f"model {model!r}: there is no such folder; expected 'smol', a Hub id or a folder")
+    return model
+
+
+def resolve_revision(model: str, revision: str, engine: str) -> str:
+    """Give what identifies the weights: a Hub commit, or a hash of the embedded model or of a folder's files.
+
+    Args:
+        model: "smol", a Hub id or a folder.
+        revision: what the user asked for, "" for the newest.
+        engine: the scripted one has no weights.
+
+    Raises:
+        EngineError: the model's revision cannot be found out.
+    """
+    if engine == "scripted":
+        return ""
+    if model == "smol":
+        from ipt_datasets.models.embedded import smol_revision
+
+        return smol_revision()
+    path = locate(model, engine)
+    return hash_folder(path) if isinstance(path, Path) else _hub_commit(path, revision)
+
+
+def hash_folder(folder: Path) -> str:
+    """Hash a model folder: names and sizes of its files, small ones whole, of large ones evenly spread samples.
+
+    A tuned model differs from its base nearly everywhere, so samples tell them apart without reading all weights.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder).as_posix()
+        if not path.is_file() or relative.startswith((".", "README", "runs/", "checkpoint-")):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{relative}:{size}\n".encode())
+        with path.open("rb") as file:
+            if size <= SAMPLES * SAMPLE_BYTES:
+                digest.update(file.read())
+                continue
+            for number in range(SAMPLES):
+                file.seek((size - SAMPLE_BYTES) * number // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def _hub_commit(model: str, revision: str) -> str:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        commit = HfApi().model_info(model, revision=revision or None).sha
+        return str(commit)
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        raise EngineError(
+            f"model {model!r}{f' at revision {revision!r}' if revision else ''}: the Hub answered {status}; expected "
+            "'smol', a folder, or the id of a model that exists and that your token may read"
+        ) from error
+    except Exception as error:  # offline: each transport has errors of its own
+        try:
+            snapshot = snapshot_download(model, revision=revision or None, local_files_only=True)
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError):
+            raise EngineError(
+                f"model {model!r} is neither a folder nor in the local cache, and the Hub cannot be reached "
+                f"({type(error).__name__}); download it first, or give a folder"
+            ) from error
+        return Path(snapshot).name

@@ -1,0 +1,150 @@
+"""Prompts as token ids, built piece by piece, so that the prefix cache of an engine holds.
+
+A finished shot keeps the ids that the engine generated. Where all its pairs were accepted, the next prompt of the
+chain begins with exactly the ids that the engine has already seen; where not, the generated ids are reused as far as
+they decode to the history as it is written anew, and only the rest is encoded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ipt_datasets.errors import RecipeError
+from ipt_datasets.schema import Pair
+from ipt_datasets.synthesis.markup import Markup
+from ipt_datasets.synthesis.tokens import PromptTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedShot:
+    """Token ids of a shot that later prompts of its chain carry: from its text to the id that ends it."""
+
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Ids around the pieces of a shot.
+
+    Attributes:
+        first: before the text of a prompt's first shot.
+        later: before the text of any other shot.
+        close: between the text and the completion.
+        end: behind the completion.
+    """
+
+    first: list[int]
+    later: list[int]
+    close: list[int]
+    end: list[int]
+
+
+class Prompter:
+    """Builds the prompts of a recipe's markup for one tokenizer.
+
+    Args:
+        tokenizer: of the model that will read the prompts.
+        markup: how shots are written; its control tokens are replaced by the tokenizer's.
+        primer: finished shots, each a text and its pairs, that stand before every chain.
+    """
+
+    def __init__(
+        self, tokenizer: PromptTokenizer, markup: Markup, primer: Sequence[tuple[str, Sequence[Pair]]] = ()
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.markup = replace(markup, control_tokens=tuple(tokenizer.control_tokens))
+        self.control_ids = frozenset(tokenizer.control_tokens.values()) | {tokenizer.eos_id}
+        if tokenizer.bos_id is not None:
+            self.control_ids |= {tokenizer.bos_id}
+        self.frame = _chat_frame(tokenizer) if markup.is_chat else _plain_frame(tokenizer)
+        self.primer = self.join([self.finish(self.encode_text(text), pairs) for text, pairs in primer])
+        self.overhead = len(self.primer) + max(len(self.frame.first), len(self.frame.later))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Encode a raw text with the markup around it, up to where the completion begins."""
+        ids = self.tokenizer.encode(self.markup.render_text(text) + self.markup.prefill)
+        return ids + self.frame.close
+
+    def join(self, history: Sequence[FinishedShot]) -> list[int]:
+        """Give the ids of finished shots, one behind the other, each with its begin ids."""
+        ids: list[int] = []
+        for shot in history:
+            ids += self.frame.later if ids else self.frame.first
+            ids += shot.ids
+        return ids
+
+    def prompt(self, history: Sequence[FinishedShot], text_ids: list[int], budget: int) -> tuple[list[int], int]:
+        """Build the prompt for the next shot; the oldest finished shots leave until it fits.
+
+        Args:
+            history: finished shots of the chain, oldest first.
+            text_ids: what `encode_text` gave for the text.
+            budget: how many tokens the prompt may have.
+
+        Returns:
+            The prompt, and how many shots of the history are in it.
+        """
+        if self.overhead + len(text_ids) > budget:
+            raise RecipeError(f"a text of {len(text_ids)} tokens does not fit a prompt of {budget}; split it first")
+        room = budget - self.overhead - len(text_ids)
+        kept = 0
+        for shot in reversed(history):
+            room -= len(shot.ids) + len(self.frame.later)
+            if room < 0:
+                break
+            kept += 1
+        ids = list(self.primer)
+        for shot in [*history[len(history) - kept :], FinishedShot(text_ids)]:
+            ids += self.frame.later if ids else self.frame.first
+            ids += shot.ids
+        return ids, kept
+
+    def completion_text(self, token_ids: Sequence[int]) -> str:
+        """Decode what an engine generated, up to the first control id."""
+        return self.tokenizer.decode(self._before_control(token_ids))
+
+    def finish_exactly(self, text_ids: list[int], token_ids: list[int]) -> FinishedShot:
+        """Keep a shot all of whose completion was accepted: exactly the ids that the engine has seen."""
+        body = self._before_control(token_ids)
+        ended_by = list(token_ids[len(body) : len(body) + 1])
+        if ended_by and ended_by[0] != self.tokenizer.bos_id:
+            return FinishedShot(text_ids + body + ended_by + self.frame.end[1:])
+        return FinishedShot(text_ids + body + self.frame.end)
+
+    def finish(self, text_ids: list[int], pairs: Sequence[Pair], token_ids: Sequence[int] = ()) -> FinishedShot:
+        """Keep a shot with only its accepted pairs; generated ids are reused as far as they decode to them."""
+        written = self.markup.render_pairs(pairs)
+        reused = self._common(self._before_control(token_ids), written)
+        rest = written[len(self.tokenizer.decode(reused)) :]
+        body = reused + (self.tokenizer.encode_continuation(rest) if rest else [])
+        return FinishedShot(text_ids + body + self.frame.end)
+
+    def _before_control(self, token_ids: Sequence[int]) -> list[int]:
+        for at, id_ in enumerate(token_ids):
+            if id_ in self.control_ids:
+                return list(token_ids[:at])
+        return list(token_ids)
+
+    def _common(self, token_ids: list[int], written: str) -> list[int]:
+        """Give the longest beginning of generated ids that decodes to a beginning of `written`."""
+        low, high = 0, len(token_ids)
+        while low < high:
+            middle = (low + high + 1) // 2
+            # An id may end inside a character: only the part before the replacement character counts.
+            if written.startswith(self.tokenizer.decode(token_ids[:middle]).rstrip("\ufffd")):
+                low = middle
+            else:
+                high = middle - 1
+        while low and not written.startswith(self.tokenizer.decode(token_ids[:low])):
+            low -= 1
+        return token_ids[:low]
+
+
+def _plain_frame(tokenizer: PromptTokenizer) -> Frame:
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return Frame(first=begin, later=begin, close=[], end=[tokenizer.eos_id])
+
+
+def _chat_frame(tokenizer: PromptTokenizer) -> Frame:
+    first, close, later = tokenizer.chat_pieces()
+    # The id that ends a turn stands behind the completion; the model usually generates it itself.
+    return Frame(first=first, later=later[1:], close=close, end=later[:1])

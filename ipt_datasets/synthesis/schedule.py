@@ -1,0 +1,105 @@
+"""Drives many chains over one engine, depth first.
+
+Shot r+1 of a chain is submitted the moment shot r is parsed, before any new chain starts, so that the engine still
+holds the chain's prefix. Only as many chains are under way as its KV cache holds: with more, a chain's blocks would
+be evicted before its next shot and computed again (what rounds with a barrier do on any large corpus).
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from ipt_datasets.errors import EngineError
+from ipt_datasets.synthesis.engines import Completion, Engine, Request
+
+Result = TypeVar("Result")
+
+RUN_AHEAD = 8
+"""How many times the chains under way a slow chain may be overtaken, so that what waits for it stays bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[Result]):
+    """A chain to drive.
+
+    Attributes:
+        chain: yields requests, receives completions, returns its result.
+        tokens: how many tokens its texts hold in all.
+        shots: how many completions it will ask for.
+    """
+
+    chain: Generator[Request, Completion, Result]
+    tokens: int
+    shots: int
+
+
+class Schedule:
+    """Runs jobs over one engine.
+
+    Args:
+        engine: what runs the requests.
+        shared_tokens: length of the prefix that all prompts share, held once by the KV cache.
+        first_guess: expected tokens of a completion until some have been seen.
+        max_chains: the most chains under way; None: as many as the engine works on at once.
+    """
+
+    def __init__(self, engine: Engine, shared_tokens: int, first_guess: int, max_chains: int | None = None) -> None:
+        self.engine = engine
+        self.max_chains = min(max_chains or engine.max_requests, engine.max_requests)
+        self.room = None if engine.kv_tokens is None else engine.kv_tokens - shared_tokens
+        self._seen_tokens, self._seen = first_guess, 1
+
+    def run(self, jobs: Iterator[Job[Result]]) -> Generator[tuple[int, Result]]:
+        """Drive jobs as they come; each result with the number of its job, in the order they finish.
+
+        Closing the iterator aborts what is under way.
+
+        Raises:
+            EngineError: the engine died; results that were given before stay valid.
+        """
+        under_way: dict[int, Job[Result]] = {}
+        numbered = enumerate(jobs)
+        waiting = next(numbered, None)
+        try:
+            while under_way or waiting:
+                while waiting and self._has_room(under_way, waiting):
+                    number, job = waiting
+                    under_way[number] = job
+                    self.engine.submit(number, next(job.chain))
+                    waiting = next(numbered, None)
+                # Every chain goes on before a result is handed out: the engine works while the caller does.
+                yield from self._advance(under_way)
+        finally:
+            self.engine.abort(list(under_way))
+
+    def _advance(self, under_way: dict[int, Job[Result]]) -> list[tuple[int, Result]]:
+        """Let the engine work, send its completions to their chains, submit what they ask next."""
+        results = []
+        completions = self.engine.step()
+        if not completions:
+            raise EngineError(f"the engine gave nothing back while {len(under_way)} requests were under way")
+        for number, completion in completions:
+            if number not in under_way:
+                raise EngineError(f"the engine answered request {number}, which is not under way; nothing was mixed up")
+            self._seen_tokens += len(completion.token_ids)
+            self._seen += 1
+            try:
+                request = under_way[number].chain.send(completion)
+            except StopIteration as finished:
+                del under_way[number]
+                results.append((number, finished.value))
+            else:
+                self.engine.submit(number, request)
+        return results
+
+    def _has_room(self, under_way: dict[int, Job[Result]], waiting: tuple[int, Job[Result]]) -> bool:
+        if not under_way:
+            return True
+        number, job = waiting
+        if len(under_way) >= self.max_chains or number - min(under_way) >= RUN_AHEAD * self.max_chains:
+            return False
+        return self.room is None or sum(map(self._needed, (*under_way.values(), job))) <= self.room
+
+    def _needed(self, job: Job[Result]) -> int:
+        """Estimate the blocks a chain holds at its end; completions mostly stay far below their limit."""
+        return job.tokens + job.shots * self._seen_tokens // self._seen

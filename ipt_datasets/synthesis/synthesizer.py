@@ -1,0 +1,382 @@
+"""`Synthesizer`: the object that `Dataset.map` calls to write pairs about raw texts."""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+from datasets import Features
+from datasets.formatting.formatting import LazyBatch
+
+from ipt_datasets.errors import EngineError, InputError, RecipeError
+from ipt_datasets.models.identity import locate, resolve_revision
+from ipt_datasets.recipe import Recipe, read_primer
+from ipt_datasets.schema import SYNTHESIS_FEATURES, Pair, TypedColumn
+from ipt_datasets.synthesis.chains import Shot, Stretch, run_chain
+from ipt_datasets.synthesis.engines import Engine
+from ipt_datasets.synthesis.engines.choose import choose_engine, open_engine
+from ipt_datasets.synthesis.markup import MARKUPS
+from ipt_datasets.synthesis.primer import PRIMER
+from ipt_datasets.synthesis.prompts import Prompter
+from ipt_datasets.synthesis.schedule import Job, Schedule
+from ipt_datasets.synthesis.windows import split_text
+
+logger = logging.getLogger(__name__)
+
+ADDED_COLUMNS = tuple(SYNTHESIS_FEATURES)
+
+
+@dataclass(slots=True)
+class SynthesizedRow:
+    """What synthesis adds to one raw text.
+
+    Attributes:
+        status: from `schema.STATUSES`.
+        shots: the text's windows, in order; each with its pairs and what was rejected.
+        ends_chain: whether no chain goes on behind this row.
+    """
+
+    status: str = ""
+    shots: list[Shot] = field(default_factory=list)
+    ends_chain: bool = True
+
+    def columns(self) -> dict[str, Any]:
+        """Give the values of `ADDED_COLUMNS`."""
+        return {
+            "pairs": [pair.to_row(number) for number, shot in enumerate(self.shots) for pair in shot.pairs],
+            "shots": [shot.to_row() for shot in self.shots],
+            "rejected": [
+                {"reason": piece.reason, "text": piece.text, "shot": number}
+                for number, shot in enumerate(self.shots)
+                for piece in shot.rejected
+            ],
+            "status": self.status,
+        }
+
+
+class Synthesizer:
+    """Writes instruction-response pairs about raw texts; what `Dataset.map(..., batched=True)` calls.
+
+    Consecutive texts form chains of `shots` texts, the last may be shorter. Building a `Synthesizer` is cheap: the
+    model is loaded by the first batch. It pickles as its recipe, so that the cache of `Dataset.map` is reused by an
+    equal object, whether or not its engine is running.
+
+    Args:
+        model: "smol" (the embedded SmolLM2-135M), a Hub id or a folder.
+        engine: "auto" (vLLM where it is installed with a GPU, else transformers), "vllm", "transformers", "scripted",
+            or an engine object, with which the Synthesizer can neither be pickled nor cached.
+        shots: raw texts a chain, the paper's M (2 for general corpora, 3 for a domain's).
+        max_new_tokens: the most tokens of one completion.
+        max_model_len: prompt and completion together; None: the model's own, 4096 at most.
+        temperature: 0 is greedy.
+        text_column: the column that holds the raw texts.
+        long_texts: "split", "truncate" or "skip", see `Recipe`.
+        seed: decides sampling.
+        revision: commit of a Hub id.
+        markup: "paper", "plain" or "chat"; None: "plain" for "smol", the paper's for any other model.
+        primer: finished shots in front of every chain, [(text, [(instruction, response), ...]), ...]; None: the
+            shipped one for "plain" and "chat", none for the paper's markup.
+        top_p: share of the probability that sampling draws from.
+        repetition_penalty: 1 is off.
+        max_windows: the most windows of one long text.
+        max_pairs: the most pairs kept of one shot.
+        engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
+            they say how the model runs, are not part of the recipe and stay in this process.
+
+    Raises:
+        RecipeError: a setting is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        model: str = "smol",
+        engine: str | Engine = "auto",
+        shots: int = 2,
+        max_new_tokens: int = 400,
+        max_model_len: int | None = None,
+        temperature: float = 0.0,
+        text_column: str = "text",
+        long_texts: str = "split",
+        seed: int = 0,
+        *,
+        revision: str | None = None,
+        markup: str | None = None,
+        primer: Iterable[Any] | None = None,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        max_windows: int | None = None,
+        max_pairs: int | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        kind = engine if isinstance(engine, str) else engine.kind
+        model = "scripted" if kind == "scripted" else str(model)
+        markup = markup or ("plain" if model == "smol" else "paper")
+        self._recipe = Recipe(
+            model=model,
+            revision=revision or "",
+            engine=kind,
+            markup=markup,
+            primer=read_primer(primer if primer is not None else PRIMER if markup != "paper" else ()),
+            shots=shots,
+            max_new_tokens=max_new_tokens,
+            max_model_len=max_model_len,
+            temperature=temperature,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            long_texts=long_texts,
+            max_windows=max_windows,
+            max_pairs=max_pairs,
+            text_column=text_column,
+            seed=seed,
+        )
+        self._resolved = False
+        self._engine_was_given = not isinstance(engine, str)
+        self.engine_options = dict(engine_options or {})
+        self.engine: Engine | None = None if isinstance(engine, str) else engine
+        self._prompter: Prompter | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, with the engine chosen and the model's revision looked up."""
+        if not self._resolved:
+            engine = choose_engine(self._recipe.engine)
+            revision = resolve_revision(self._recipe.model, self._recipe.revision, engine)
+            self._recipe = replace(self._recipe, engine=engine, revision=revision)
+            self._resolved = True
+        return self._recipe
+
+    def features(self, source: Features | None = None) -> Features:
+        """Give the features of a mapped dataset: the source's and the added columns'.
+
+        Args:
+            source: the features of the dataset to be mapped.
+        """
+        return Features({**(source or {}), **SYNTHESIS_FEATURES})
+
+    def pairs(self, text: str) -> list[Pair]:
+        """Write the pairs of one raw text, for trying a model in two lines."""
+        [row] = self.synthesize([text])
+        return [pair for shot in row.shots for pair in shot.pairs]
+
+    def __call__(self, batch: Any) -> Any:
+        """Add the columns of `schema.SYNTHESIS_FEATURES` to a batch.
+
+        Args:
+            batch: a batch of `Dataset.map` or `IterableDataset.map`, a `dict[str, list]`, or a `pyarrow.Table`.
+
+        Returns:
+            The source columns and the added ones, as many rows as there were; a table for a table. A batch of
+            `Dataset.map` gets only the added ones: `map` keeps the source columns as they are.
+
+        Raises:
+            InputError: the text column is missing or holds something else than strings, or the batch has some
+                of the added columns already.
+            EngineError: the engine cannot be built, or died.
+        """
+        names = list(batch.column_names) if hasattr(batch, "column_names") else list(batch)
+        self._check_columns(names)
+        column = batch[self._recipe.text_column]
+        texts = column.to_pylist() if hasattr(column, "to_pylist") else list(column)
+        rows = [row.columns() for row in self.synthesize(texts)]
+        added = {name: TypedColumn([row[name] for row in rows], SYNTHESIS_FEATURES[name]) for name in ADDED_COLUMNS}
+        if hasattr(batch, "column_names"):
+            import pyarrow as pa
+
+            kept = batch.drop_columns([name for name in ADDED_COLUMNS if name in names])
+            table = pa.table({name: pa.array(values) for name, values in added.items()})
+            for name in ADDED_COLUMNS:
+                kept = kept.append_column(name, table.column(name))
+            return kept
+        if isinstance(batch, LazyBatch):
+            return added
+        return {**batch, **added}
+
+    def synthesize(self, texts: Iterable[str | None]) -> Iterator[SynthesizedRow]:
+        """Write pairs about a stream of raw texts; one row each, in order, as soon as it and those before are done.
+
+        Memory does not grow with the stream. Closing the iterator aborts what is under way.
+
+        Raises:
+            InputError: a text that is neither a string nor None.
+            EngineError: the engine cannot be built, or died.
+        """
+        dealer = _Dealer(iter(texts), self)
+        engine, prompter = dealer.engine, dealer.prompter
+        schedule = Schedule(engine, len(prompter.primer), first_guess=max(self._recipe.max_new_tokens // 2, 1))
+        finished = schedule.run(dealer.jobs())
+        try:
+            for _, shots in finished:
+                dealer.take(shots)
+                yield from dealer.finished_rows()
+        finally:
+            finished.close()
+        yield from dealer.finished_rows()
+
+    def open(self) -> tuple[Engine, Prompter]:
+        """Build the engine and the prompts' encoder, once.
+
+        Raises:
+            EngineError: the engine cannot be built here.
+            RecipeError: the prompts leave no room for text.
+        """
+        if self.engine is None:
+            recipe = self.recipe
+            model = locate(recipe.model, recipe.engine)
+            revision = recipe.revision if model == recipe.model else None
+            self.engine = open_engine(recipe, model, revision, self.engine_options)
+        if self._prompter is None:
+            prompter = Prompter(self.engine.tokenizer, MARKUPS[self._recipe.markup], self._recipe.primer)
+            least = prompter.overhead + len(prompter.encode_text("a")) + self._recipe.max_new_tokens
+            if least > self.engine.max_model_len:
+                raise RecipeError(
+                    f"max_model_len={self.engine.max_model_len} leaves no room for text: the markup and primer take "
+                    f"{least - self._recipe.max_new_tokens - 1} tokens and max_new_tokens={self._recipe.max_new_tokens}"
+                    "; raise max_model_len, or lower max_new_tokens, or give a shorter primer"
+                )
+            self._prompter = prompter
+        return self.engine, self._prompter
+
+    def close(self) -> None:
+        """Free the model; the next call loads it again."""
+        if self.engine is not None and not self._engine_was_given:
+            self.engine.close()
+            self.engine = self._prompter = None
+
+    def __enter__(self) -> "Synthesizer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Dataset.map hashes this: all that decides the output, the package's version among it, and nothing else.
+        if self._engine_was_given:
+            raise EngineError(
+                f"a Synthesizer built around an engine object ({type(self.engine).__qualname__}) cannot be pickled, "
+                "so it neither travels to other processes nor has a cache; give the engine's name instead"
+            )
+        return {"recipe": self.recipe.to_dict(), "package": version("ipt-datasets")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self._recipe = Recipe.from_dict(state["recipe"])
+        self._resolved = True
+        self._engine_was_given = False
+        self.engine_options = {}
+        self.engine = None
+        self._prompter = None
+
+    def __repr__(self) -> str:
+        recipe = self._recipe
+        return f"Synthesizer(model={recipe.model!r}, engine={recipe.engine!r}, shots={recipe.shots})"
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        if self._recipe.text_column not in names:
+            raise InputError(
+                f"there is no column {self._recipe.text_column!r}; the columns are {', '.join(names) or 'none'}; "
+                "say which holds the raw texts with text_column="
+            )
+        clash = [name for name in ADDED_COLUMNS if name in names]
+        if clash and len(clash) < len(ADDED_COLUMNS):
+            raise InputError(
+                f"the input already has columns named {', '.join(clash)}, which synthesis adds; rename or remove them"
+            )
+
+
+class _Dealer:
+    """Deals texts into chains as they are asked for, and puts the finished shots back to their rows, in order."""
+
+    def __init__(self, texts: Iterator[str | None], synthesizer: Synthesizer) -> None:
+        self._texts = texts
+        self._recipe = synthesizer._recipe
+        self.engine, self.prompter = synthesizer.open()
+        self._room = self.engine.max_model_len - self._recipe.max_new_tokens - self.prompter.overhead
+        self._rows: deque[SynthesizedRow] = deque()
+        self._missing: deque[int] = deque()  # shots that a row still waits for
+        self._first = 0  # the number of the row at the head of the queue
+
+    def jobs(self) -> Iterator[Job[list[Shot]]]:
+        dealt: list[Stretch] = []
+        for number, text in enumerate(self._texts):
+            row = SynthesizedRow(status=_status_before(text, number, self._recipe.text_column))
+            self._rows.append(row)
+            self._missing.append(0 if row.status else 1)  # 1 keeps the row open until all its windows are dealt
+            if not row.status:
+                for stretch in self._stretches(number, text or "", row):
+                    self._missing[number - self._first] += 1
+                    dealt.append(stretch)
+                    if len(dealt) == self._recipe.shots:
+                        yield self._job(dealt)
+                        dealt = []
+                self._missing[number - self._first] -= 1
+            row.ends_chain = not dealt
+        if dealt:
+            self._rows[-1].ends_chain = True
+            yield self._job(dealt)
+
+    def take(self, shots: list[Shot]) -> None:
+        for shot in shots:
+            self._rows[shot.row - self._first].shots.append(shot)
+            self._missing[shot.row - self._first] -= 1
+
+    def finished_rows(self) -> Iterator[SynthesizedRow]:
+        while self._rows and not self._missing[0]:
+            row = self._rows.popleft()
+            self._missing.popleft()
+            self._first += 1
+            row.shots.sort(key=lambda shot: shot.start)
+            row.status = row.status or _status_after(row.shots)
+            yield row
+
+    def _stretches(self, number: int, text: str, row: SynthesizedRow) -> Iterator[Stretch]:
+        """Give the windows of a text that are read; none where the recipe skips long texts and this is one."""
+        limit = 1 if self._recipe.long_texts == "truncate" else self._recipe.max_windows
+        windows = split_text(text, self.prompter.encode_text, self._room)
+        taken = 0
+        try:
+            for window in windows:
+                if self._recipe.long_texts == "skip" and window.end < len(text):
+                    row.status = "too_long"
+                    return
+                stretch = text[window.start : window.end]
+                if stretch.strip():
+                    taken += 1
+                    yield Stretch(number, stretch, window.start, window.end, window.ids)
+                if taken == limit:
+                    return
+        except ValueError:
+            # One character takes more tokens than a prompt has room for: there is nothing to cut.
+            row.status = "" if taken else "too_long"
+
+    def _job(self, dealt: list[Stretch]) -> Job[list[Shot]]:
+        chain = run_chain(dealt, self.prompter, self._recipe, self.engine.max_model_len)
+        return Job(chain, tokens=sum(len(stretch.ids) for stretch in dealt), shots=len(dealt))
+
+
+def _status_before(text: object, number: int, column: str) -> str:
+    """Give the status of a text that is not asked about, else ""."""
+    if text is None:
+        return "empty"
+    if not isinstance(text, str):
+        raise InputError(
+            f"column {column!r} holds {type(text).__name__} in row {number} ({text!r:.60}); expected strings; "
+            "cast the column, or name another with text_column="
+        )
+    if not text.strip():
+        return "empty"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "not_unicode"
+    return ""
+
+
+def _status_after(shots: Sequence[Shot]) -> str:
+    if any(shot.pairs for shot in shots):
+        return "ok"
+    return "engine_error" if any(shot.finish_reason == "error" for shot in shots) else "no_pairs"
+
+
+synthesize_batch = Synthesizer()
+"""A `Synthesizer` with default arguments: `ds.map(synthesize_batch, batched=True)`."""

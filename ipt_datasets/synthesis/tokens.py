@@ -1,0 +1,107 @@
+"""Text to token ids and back, such that text never becomes a control id."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ipt_datasets.errors import RecipeError
+
+
+class PromptTokenizer(Protocol):
+    """What prompts need of a tokenizer.
+
+    Attributes:
+        bos_id: begins a shot; None for tokenizers without one.
+        eos_id: ends a shot.
+        control_tokens: every string that the tokenizer would turn into a single control or added id, with that id.
+    """
+
+    bos_id: int | None
+    eos_id: int
+    control_tokens: Mapping[str, int]
+
+    def encode(self, text: str) -> list[int]:
+        """Encode text that stands at the beginning of a sequence or behind a control id; no control id comes out."""
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Encode text that goes on after other text, whose last character is a line break or white space."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Decode ids that go on after other text; control ids are written as their strings."""
+
+    def chat_pieces(self) -> tuple[list[int], list[int], list[int]]:
+        """Give the ids before the first user text of a chat, behind a user text, and before the next user text."""
+
+
+class HFTokenizer:
+    """A transformers tokenizer as prompts need it.
+
+    Args:
+        tokenizer: a `PreTrainedTokenizerBase` with a fast (tokenizers) backend.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise RecipeError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no EOS token, and every finished shot ends with one; "
+                "set `eos_token` in its tokenizer_config.json"
+            )
+        self.tokenizer = tokenizer
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.eos_id: int = tokenizer.eos_token_id
+        self.control_tokens: Mapping[str, int] = {
+            str(token): id_ for id_, token in tokenizer.added_tokens_decoder.items() if str(token).strip()
+        }
+        self._anchor = self.encode("\n")
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, revision: str | None = None) -> "HFTokenizer":
+        """Load the tokenizer of a Hub id or a folder."""
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(model, revision=revision))
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return ids
+
+    def encode_continuation(self, text: str) -> list[int]:
+        ids = self.encode("\n" + text)
+        if ids[: len(self._anchor)] == self._anchor:
+            return ids[len(self._anchor) :]
+        return self.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        # A sentencepiece decoder drops the leading space of the first token; behind the anchor it stands.
+        text: str = self.tokenizer.decode(self._anchor + ids, clean_up_tokenization_spaces=False)
+        anchor: str = self.tokenizer.decode(self._anchor, clean_up_tokenization_spaces=False)
+        return text[len(anchor) :]
+
+    def chat_pieces(self) -> tuple[list[int], list[int], list[int]]:
+        """Read from the chat template the ids before the first user text, behind a user text, and before the next.
+
+        Raises:
+            RecipeError: the tokenizer has no chat template, or one that does not keep the texts of its turns.
+        """
+        if not self.tokenizer.chat_template:
+            raise RecipeError(
+                f"markup 'chat' needs a chat template and {self.tokenizer.name_or_path!r} has none; "
+                "choose markup='plain' or markup='paper'"
+            )
+        user, reply, then = "First text.", "First reply.", "Second text."
+        turns = [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
+        asked = self._render_chat(turns[:1])
+        answered = self._render_chat([*turns, {"role": "user", "content": then}])
+        if user not in asked or reply not in answered or then not in answered:
+            raise RecipeError(f"the chat template of {self.tokenizer.name_or_path!r} changes the texts of its turns")
+        first, close = asked.split(user, 1)
+        later = answered.split(reply, 1)[1].split(then, 1)[0]
+        return self._encode_template(first), self._encode_template(close), self._encode_template(later)
+
+    def _render_chat(self, turns: list[dict[str, str]]) -> str:
+        rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return rendered
+
+    def _encode_template(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
