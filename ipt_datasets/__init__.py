@@ -1,8 +1,8 @@
 """Turn raw corpora into instruction-augmented pre-training corpora (Instruction Pre-Training, arXiv 2406.14491).
 
-    pairs = ds.map(synthesize_batch, batched=True)
-    texts = pairs.map(templatize_batch, batched=True, remove_columns=pairs.column_names)
-    texts.push_to_hub("me/augmented")
+pairs = ds.map(synthesize_batch, batched=True)
+texts = pairs.map(templatize_batch, batched=True, remove_columns=pairs.column_names)
+texts.push_to_hub("me/augmented")
 """
 
 from importlib import import_module

@@ -134,9 +134,7 @@ def _read_pair(pair: Any) -> Pair:
         return pair
     if isinstance(pair, Mapping):
         return Pair.from_row({"options": (), "rationale": "", **pair})
-    instruction, response, *more = pair
-    options, rationale = (*more, *((), "")[len(more) :])
-    return Pair(instruction, response, tuple(options), rationale)
+    return Pair(*pair)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -15,11 +15,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 from ipt_datasets.schema import Pair, ParsedCompletion, Rejected
 
-OPTIONS_LINE = "Options:\n- "
+OPTIONS_LABEL = "Options:"
+OPTIONS_LINE = f"{OPTIONS_LABEL}\n- "
 STEP_LINE = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is "
 
@@ -68,7 +70,7 @@ class Markup:
 
     @cached_property
     def _in_option(self) -> "Escape":
-        return Escape(line_patterns=["- ", re.escape(STEP_LINE) + r"\Z"])
+        return Escape(line_patterns=["- ", rf"{OPTIONS_LABEL}\Z", re.escape(STEP_LINE) + r"\Z"])
 
     @cached_property
     def _in_answer(self) -> "Escape":
@@ -138,7 +140,7 @@ class Markup:
             return pieces, rest
         starts = [match.start() for match in re.finditer(rf"(?m)^{re.escape(self.question.strip())}", shot)]
         bounds = [0, *(start for start in starts if start), len(shot)]
-        pieces = [shot[start:end] for start, end in zip(bounds, bounds[1:], strict=False) if shot[start:end].strip()]
+        pieces = [shot[start:end] for start, end in pairwise(bounds) if shot[start:end].strip()]
         if finish_reason == "length" and pieces:
             return pieces[:-1], pieces[-1]
         return pieces, ""
@@ -264,7 +266,7 @@ CHAT = Markup(
 )
 """Plain words in the turns of a chat, for instruct models."""
 
-MARKUPS = {markup.name: markup for markup in (PAPER, PLAIN, CHAT)}
+MARKUPS: dict[str, Markup] = {markup.name: markup for markup in (PAPER, PLAIN, CHAT)}
 
 
 def parse_pairs(completion: str) -> ParsedCompletion:
@@ -276,7 +278,9 @@ def parse_pairs(completion: str) -> ParsedCompletion:
     return PAPER.parse(completion)
 
 
-def render_prompt(shots: Iterable[tuple[str, Iterable[Pair]]], text: str, *, bos: str = "<s>", eos: str = "</s>") -> str:
+def render_prompt(
+    shots: Iterable[tuple[str, Iterable[Pair]]], text: str, *, bos: str = "<s>", eos: str = "</s>"
+) -> str:
     """Write a prompt in the paper's markup as a string, for people; what goes to an engine is always token ids.
 
     Args:

@@ -1,9 +1,7 @@
 """`Synthesizer`: the object that `Dataset.map` calls to write pairs about raw texts."""
 
-import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -14,46 +12,17 @@ from ipt_datasets.errors import EngineError, InputError, RecipeError
 from ipt_datasets.models.identity import locate, resolve_revision
 from ipt_datasets.recipe import Recipe, read_primer
 from ipt_datasets.schema import SYNTHESIS_FEATURES, Pair, TypedColumn
-from ipt_datasets.synthesis.chains import Shot, Stretch, run_chain
+from ipt_datasets.synthesis.dealing import Dealer, SynthesizedRow
 from ipt_datasets.synthesis.engines import Engine
 from ipt_datasets.synthesis.engines.choose import choose_engine, open_engine
 from ipt_datasets.synthesis.markup import MARKUPS
 from ipt_datasets.synthesis.primer import PRIMER
 from ipt_datasets.synthesis.prompts import Prompter
-from ipt_datasets.synthesis.schedule import Job, Schedule
-from ipt_datasets.synthesis.windows import split_text
-
-logger = logging.getLogger(__name__)
+from ipt_datasets.synthesis.schedule import Schedule
 
 ADDED_COLUMNS = tuple(SYNTHESIS_FEATURES)
 
-
-@dataclass(slots=True)
-class SynthesizedRow:
-    """What synthesis adds to one raw text.
-
-    Attributes:
-        status: from `schema.STATUSES`.
-        shots: the text's windows, in order; each with its pairs and what was rejected.
-        ends_chain: whether no chain goes on behind this row.
-    """
-
-    status: str = ""
-    shots: list[Shot] = field(default_factory=list)
-    ends_chain: bool = True
-
-    def columns(self) -> dict[str, Any]:
-        """Give the values of `ADDED_COLUMNS`."""
-        return {
-            "pairs": [pair.to_row(number) for number, shot in enumerate(self.shots) for pair in shot.pairs],
-            "shots": [shot.to_row() for shot in self.shots],
-            "rejected": [
-                {"reason": piece.reason, "text": piece.text, "shot": number}
-                for number, shot in enumerate(self.shots)
-                for piece in shot.rejected
-            ],
-            "status": self.status,
-        }
+SMOL_REPETITION_PENALTY = 1.0
 
 
 class Synthesizer:
@@ -79,7 +48,7 @@ class Synthesizer:
         primer: finished shots in front of every chain, [(text, [(instruction, response), ...]), ...]; None: the
             shipped one for "plain" and "chat", none for the paper's markup.
         top_p: share of the probability that sampling draws from.
-        repetition_penalty: 1 is off.
+        repetition_penalty: 1 is off; None: 1, but for "smol" SMOL_REPETITION_PENALTY.
         max_windows: the most windows of one long text.
         max_pairs: the most pairs kept of one shot.
         engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
@@ -105,7 +74,7 @@ class Synthesizer:
         markup: str | None = None,
         primer: Iterable[Any] | None = None,
         top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
+        repetition_penalty: float | None = None,
         max_windows: int | None = None,
         max_pairs: int | None = None,
         engine_options: Mapping[str, Any] | None = None,
@@ -124,7 +93,7 @@ class Synthesizer:
             max_model_len=max_model_len,
             temperature=temperature,
             top_p=top_p,
-            repetition_penalty=repetition_penalty,
+            repetition_penalty=repetition_penalty or (SMOL_REPETITION_PENALTY if model == "smol" else 1.0),
             long_texts=long_texts,
             max_windows=max_windows,
             max_pairs=max_pairs,
@@ -184,11 +153,10 @@ class Synthesizer:
         if hasattr(batch, "column_names"):
             import pyarrow as pa
 
-            kept = batch.drop_columns([name for name in ADDED_COLUMNS if name in names])
-            table = pa.table({name: pa.array(values) for name, values in added.items()})
-            for name in ADDED_COLUMNS:
-                kept = kept.append_column(name, table.column(name))
-            return kept
+            sources = {name: batch.column(name) for name in names if name not in added}
+            if pa.types.is_null(sources[self._recipe.text_column].type):
+                sources[self._recipe.text_column] = sources[self._recipe.text_column].cast(pa.string())
+            return pa.table({**sources, **{name: pa.array(values) for name, values in added.items()}})
         if isinstance(batch, LazyBatch):
             return added
         return {**batch, **added}
@@ -202,8 +170,8 @@ class Synthesizer:
             InputError: a text that is neither a string nor None.
             EngineError: the engine cannot be built, or died.
         """
-        dealer = _Dealer(iter(texts), self)
-        engine, prompter = dealer.engine, dealer.prompter
+        engine, prompter = self.open()
+        dealer = Dealer(texts, self._recipe, prompter, engine.max_model_len)
         schedule = Schedule(engine, len(prompter.primer), first_guess=max(self._recipe.max_new_tokens // 2, 1))
         finished = schedule.run(dealer.jobs())
         try:
@@ -282,100 +250,6 @@ class Synthesizer:
             raise InputError(
                 f"the input already has columns named {', '.join(clash)}, which synthesis adds; rename or remove them"
             )
-
-
-class _Dealer:
-    """Deals texts into chains as they are asked for, and puts the finished shots back to their rows, in order."""
-
-    def __init__(self, texts: Iterator[str | None], synthesizer: Synthesizer) -> None:
-        self._texts = texts
-        self._recipe = synthesizer._recipe
-        self.engine, self.prompter = synthesizer.open()
-        self._room = self.engine.max_model_len - self._recipe.max_new_tokens - self.prompter.overhead
-        self._rows: deque[SynthesizedRow] = deque()
-        self._missing: deque[int] = deque()  # shots that a row still waits for
-        self._first = 0  # the number of the row at the head of the queue
-
-    def jobs(self) -> Iterator[Job[list[Shot]]]:
-        dealt: list[Stretch] = []
-        for number, text in enumerate(self._texts):
-            row = SynthesizedRow(status=_status_before(text, number, self._recipe.text_column))
-            self._rows.append(row)
-            self._missing.append(0 if row.status else 1)  # 1 keeps the row open until all its windows are dealt
-            if not row.status:
-                for stretch in self._stretches(number, text or "", row):
-                    self._missing[number - self._first] += 1
-                    dealt.append(stretch)
-                    if len(dealt) == self._recipe.shots:
-                        yield self._job(dealt)
-                        dealt = []
-                self._missing[number - self._first] -= 1
-            row.ends_chain = not dealt
-        if dealt:
-            self._rows[-1].ends_chain = True
-            yield self._job(dealt)
-
-    def take(self, shots: list[Shot]) -> None:
-        for shot in shots:
-            self._rows[shot.row - self._first].shots.append(shot)
-            self._missing[shot.row - self._first] -= 1
-
-    def finished_rows(self) -> Iterator[SynthesizedRow]:
-        while self._rows and not self._missing[0]:
-            row = self._rows.popleft()
-            self._missing.popleft()
-            self._first += 1
-            row.shots.sort(key=lambda shot: shot.start)
-            row.status = row.status or _status_after(row.shots)
-            yield row
-
-    def _stretches(self, number: int, text: str, row: SynthesizedRow) -> Iterator[Stretch]:
-        """Give the windows of a text that are read; none where the recipe skips long texts and this is one."""
-        limit = 1 if self._recipe.long_texts == "truncate" else self._recipe.max_windows
-        windows = split_text(text, self.prompter.encode_text, self._room)
-        taken = 0
-        try:
-            for window in windows:
-                if self._recipe.long_texts == "skip" and window.end < len(text):
-                    row.status = "too_long"
-                    return
-                stretch = text[window.start : window.end]
-                if stretch.strip():
-                    taken += 1
-                    yield Stretch(number, stretch, window.start, window.end, window.ids)
-                if taken == limit:
-                    return
-        except ValueError:
-            # One character takes more tokens than a prompt has room for: there is nothing to cut.
-            row.status = "" if taken else "too_long"
-
-    def _job(self, dealt: list[Stretch]) -> Job[list[Shot]]:
-        chain = run_chain(dealt, self.prompter, self._recipe, self.engine.max_model_len)
-        return Job(chain, tokens=sum(len(stretch.ids) for stretch in dealt), shots=len(dealt))
-
-
-def _status_before(text: object, number: int, column: str) -> str:
-    """Give the status of a text that is not asked about, else ""."""
-    if text is None:
-        return "empty"
-    if not isinstance(text, str):
-        raise InputError(
-            f"column {column!r} holds {type(text).__name__} in row {number} ({text!r:.60}); expected strings; "
-            "cast the column, or name another with text_column="
-        )
-    if not text.strip():
-        return "empty"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "not_unicode"
-    return ""
-
-
-def _status_after(shots: Sequence[Shot]) -> str:
-    if any(shot.pairs for shot in shots):
-        return "ok"
-    return "engine_error" if any(shot.finish_reason == "error" for shot in shots) else "no_pairs"
 
 
 synthesize_batch = Synthesizer()

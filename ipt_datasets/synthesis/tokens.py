@@ -62,16 +62,19 @@ class HFTokenizer:
         return cls(AutoTokenizer.from_pretrained(model, revision=revision))
 
     def encode(self, text: str) -> list[int]:
+        """Encode text without control ids; see `PromptTokenizer`."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return ids
 
     def encode_continuation(self, text: str) -> list[int]:
+        """Encode text that goes on after a line break; see `PromptTokenizer`."""
         ids = self.encode("\n" + text)
         if ids[: len(self._anchor)] == self._anchor:
             return ids[len(self._anchor) :]
         return self.encode(text)
 
     def decode(self, ids: list[int]) -> str:
+        """Decode ids that go on after other text; see `PromptTokenizer`."""
         # A sentencepiece decoder drops the leading space of the first token; behind the anchor it stands.
         text: str = self.tokenizer.decode(self._anchor + ids, clean_up_tokenization_spaces=False)
         anchor: str = self.tokenizer.decode(self._anchor, clean_up_tokenization_spaces=False)

@@ -23,7 +23,7 @@ class ScriptedTokenizer:
 
     bos_id: int | None = BOS
     eos_id: int = EOS
-    control_tokens: Mapping[str, int] = {"<s>": BOS, "</s>": EOS}  # noqa: RUF012 (a constant of the protocol)
+    control_tokens: Mapping[str, int] = {"<s>": BOS, "</s>": EOS}
 
     def encode(self, text: str) -> list[int]:
         """Encode text; see `PromptTokenizer`."""
@@ -112,9 +112,7 @@ def write_pairs(text: str) -> list[Pair]:
     known = {word.lower() for word in words}
     strangers = [word for word in STRANGERS if word not in known][:3]
     longest = max(words, key=len)
-    pairs.append(
-        Pair(f"Which of these words does the passage about “{longest}” use?", longest, (*strangers, longest))
-    )
+    pairs.append(Pair(f"Which of these words does the passage about “{longest}” use?", longest, (*strangers, longest)))
     if len(sentences) > 1:
         counted = "; ".join(f"{number}: {_clip(sentence, 40)}" for number, sentence in enumerate(sentences[:5], 1))
         more = f" and so on up to number {len(sentences)}" if len(sentences) > 5 else ""

@@ -1,0 +1,108 @@
+"""The card of a corpus, computed from its recipe and its counts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ipt_datasets.corpus.counts import Counts
+from ipt_datasets.schema import REJECT_REASONS, STATUSES
+
+_HEADER = {
+    "tags": ["instruction-pre-training", "synthetic", "ipt-datasets"],
+    "task_categories": ["text-generation"],
+}
+
+PAPER = "https://arxiv.org/abs/2406.14491"
+
+
+def augmented_card(recipe: Mapping[str, Any], counts: Counts) -> str:
+    """Write the README.md of a corpus that `augment` made.
+
+    Args:
+        recipe: what the run's recipe.json holds.
+        counts: what its shards hold.
+    """
+    synthesis, source = recipe["synthesis"], recipe["input"]
+    header = {**_HEADER, "configs": [_config("text", default=True), _config("pairs")]}
+    asked = [
+        ("source", f"`{source['source']}`, split `{source['split']}`"),
+        ("synthesizer", f"`{synthesis['model']}` at `{synthesis['revision'] or 'no revision'}`"),
+        ("engine", synthesis["engine"]),
+        ("markup", f"{synthesis['markup']}, {len(synthesis['primer'])} primer shots"),
+        ("shots a chain", synthesis["shots"]),
+        ("temperature", synthesis["temperature"]),
+        ("seeds", f"synthesis {synthesis['seed']}, templates {recipe['templating']['seed']}"),
+        ("part that was augmented", f"{source['fraction']:g}"),
+    ]
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
+
+# Instruction-augmented texts
+
+Raw texts, each followed by instruction-response pairs that a synthesizer wrote about it, {synthesis["shots"]} texts a
+chain, rendered through varied templates: [Instruction Pre-Training]({PAPER}). Made with `ipt-datasets`
+{recipe["package"]}.
+
+```python
+from datasets import load_dataset
+
+texts = load_dataset("FOLDER_OR_REPO")           # config "text": one training text a row, loss on all tokens
+pairs = load_dataset("FOLDER_OR_REPO", "pairs")  # one raw text a row, with its pairs, shots and rejects
+```
+
+## Counts
+
+| raw texts | {counts.rows:,} |
+|---|--:|
+{_rows(counts.statuses, STATUSES)}
+
+| pairs | {counts.n_pairs:,} |
+|---|--:|
+{_rows(counts.pairs)}
+
+| rejected pieces of completions | {counts.rejected.total():,} |
+|---|--:|
+{_rows(counts.rejected, REJECT_REASONS)}
+
+{counts.texts:,} training texts. The synthesizer was asked {counts.shots:,} times and read {counts.prompt_tokens:,} \
+tokens and wrote {counts.completion_tokens:,}.
+
+## How it was made
+
+| | |
+|---|---|
+{_table(asked)}
+
+The whole recipe is in `recipe.json`. The pairs were written by a language model and not checked by a person: expect
+wrong ones among them.
+"""
+
+
+def templatized_card(recipe: Mapping[str, Any], texts: int, pairs: int) -> str:
+    """Write the README.md of training texts that `templatize` rendered from an existing corpus."""
+    header = {**_HEADER, "configs": [_config("text", default=True)]}
+    source, templating = recipe["input"], recipe["templating"]
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
+
+# Instruction-augmented texts, rendered anew
+
+{texts:,} training texts with {pairs:,} instruction-response pairs: [Instruction Pre-Training]({PAPER}). Made with
+`ipt-datasets` {recipe["package"]} from the pairs of `{source["source"]}` with templates drawn by seed
+{templating["seed"]}; the recipe is in `recipe.json`.
+"""
+
+
+def _config(name: str, default: bool = False) -> dict[str, Any]:
+    config = {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}]}
+    return {**config, "default": True} if default else config
+
+
+def _rows(counts: Mapping[str, int], meanings: Mapping[str, str] | None = None) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return "\n".join(f"| {name}{f': {meanings[name]}' if meanings else ''} | {number:,} |" for name, number in ordered)
+
+
+def _table(rows: list[tuple[str, Any]]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)

@@ -1,0 +1,147 @@
+"""Deals raw texts into chains, and finished shots back to the rows they came from."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ipt_datasets.errors import InputError
+from ipt_datasets.recipe import Recipe
+from ipt_datasets.synthesis.chains import Shot, Stretch, run_chain
+from ipt_datasets.synthesis.prompts import Prompter
+from ipt_datasets.synthesis.schedule import Job
+from ipt_datasets.synthesis.windows import split_text
+
+
+@dataclass(slots=True)
+class SynthesizedRow:
+    """What synthesis adds to one raw text.
+
+    Attributes:
+        status: from `schema.STATUSES`.
+        shots: the text's windows, in order; each with its pairs and what was rejected.
+        ends_chain: whether no chain goes on behind this row.
+    """
+
+    status: str = ""
+    shots: list[Shot] = field(default_factory=list)
+    ends_chain: bool = True
+
+    def columns(self) -> dict[str, Any]:
+        """Give the values of the added columns."""
+        return {
+            "pairs": [pair.to_row(number) for number, shot in enumerate(self.shots) for pair in shot.pairs],
+            "shots": [shot.to_row() for shot in self.shots],
+            "rejected": [
+                {"reason": piece.reason, "text": piece.text, "shot": number}
+                for number, shot in enumerate(self.shots)
+                for piece in shot.rejected
+            ],
+            "status": self.status,
+        }
+
+
+class Dealer:
+    """Deals texts into chains as they are asked for, and puts the finished shots back to their rows, in order.
+
+    Args:
+        texts: the raw texts; read only as far as chains are asked for.
+        recipe: how many shots make a chain, and what becomes of long texts.
+        prompter: encodes texts.
+        max_model_len: the engine's.
+    """
+
+    def __init__(self, texts: Iterable[str | None], recipe: Recipe, prompter: Prompter, max_model_len: int) -> None:
+        self._texts, self._recipe, self._prompter, self._max_model_len = texts, recipe, prompter, max_model_len
+        self._room = max_model_len - recipe.max_new_tokens - prompter.overhead
+        self._rows: deque[SynthesizedRow] = deque()
+        self._missing: deque[int] = deque()  # shots that a row still waits for
+        self._first = 0  # the number of the row at the head of the queue
+
+    def jobs(self) -> Iterator[Job[list[Shot]]]:
+        """Give one chain after the other, `shots` windows each; the last may be shorter.
+
+        Raises:
+            InputError: a text that is neither a string nor None.
+        """
+        dealt: list[Stretch] = []
+        for number, text in enumerate(self._texts):
+            row = SynthesizedRow(status=_status_before(text, number, self._recipe.text_column))
+            self._rows.append(row)
+            self._missing.append(0 if row.status else 1)  # 1 keeps the row open until all its windows are dealt
+            if not row.status:
+                for stretch in self._stretches(number, text or "", row):
+                    self._missing[number - self._first] += 1
+                    dealt.append(stretch)
+                    if len(dealt) == self._recipe.shots:
+                        yield self._job(dealt)
+                        dealt = []
+                self._missing[number - self._first] -= 1
+            row.ends_chain = not dealt
+        if dealt:
+            self._rows[-1].ends_chain = True
+            yield self._job(dealt)
+
+    def take(self, shots: list[Shot]) -> None:
+        """Put the shots of a finished chain back to their rows."""
+        for shot in shots:
+            self._rows[shot.row - self._first].shots.append(shot)
+            self._missing[shot.row - self._first] -= 1
+
+    def finished_rows(self) -> Iterator[SynthesizedRow]:
+        """Give the rows that are finished and before which none is open."""
+        while self._rows and not self._missing[0]:
+            row = self._rows.popleft()
+            self._missing.popleft()
+            self._first += 1
+            row.shots.sort(key=lambda shot: shot.start)
+            row.status = row.status or _status_after(row.shots)
+            yield row
+
+    def _stretches(self, number: int, text: str, row: SynthesizedRow) -> Iterator[Stretch]:
+        """Give the windows of a text that are read; none where the recipe skips long texts and this is one."""
+        limit = 1 if self._recipe.long_texts == "truncate" else self._recipe.max_windows
+        windows = split_text(text, self._prompter.encode_text, self._room)
+        taken = 0
+        try:
+            for window in windows:
+                if self._recipe.long_texts == "skip" and window.end < len(text):
+                    row.status = "too_long"
+                    return
+                stretch = text[window.start : window.end]
+                if stretch.strip():
+                    taken += 1
+                    yield Stretch(number, stretch, window.start, window.end, window.ids)
+                if taken == limit:
+                    return
+        except ValueError:
+            # One character takes more tokens than a prompt has room for: there is nothing to cut.
+            row.status = "" if taken else "too_long"
+
+    def _job(self, dealt: list[Stretch]) -> Job[list[Shot]]:
+        chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len)
+        return Job(chain, tokens=sum(len(stretch.ids) for stretch in dealt), shots=len(dealt))
+
+
+def _status_before(text: object, number: int, column: str) -> str:
+    """Give the status of a text that is not asked about, else ""."""
+    if text is None:
+        return "empty"
+    if not isinstance(text, str):
+        raise InputError(
+            f"column {column!r} holds {type(text).__name__} in row {number} ({text!r:.60}); expected strings; "
+            "cast the column, or name another with text_column="
+        )
+    if not text.strip():
+        return "empty"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "not_unicode"
+    return ""
+
+
+def _status_after(shots: Sequence[Shot]) -> str:
+    if any(shot.pairs for shot in shots):
+        return "ok"
+    return "engine_error" if any(shot.finish_reason == "error" for shot in shots) else "no_pairs"

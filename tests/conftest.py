@@ -1,0 +1,69 @@
+"""Fixtures: a clean datasets cache, the embedded model, and real tokenizers."""
+
+import os
+import tempfile
+
+# Read when datasets and huggingface_hub are imported, so they are set before anything else.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ipt-datasets-cache-")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ipt_datasets.synthesis.tokens import HFTokenizer
+
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """Prompts and parses of the reference code."""
+    return json.loads((DATA / "reference.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def smol() -> Path:
+    """The folder of the embedded model, prepared once a machine."""
+    from ipt_datasets.models.embedded import prepare_smol
+
+    return prepare_smol()
+
+
+@pytest.fixture(scope="session")
+def smol_tokenizer(smol) -> HFTokenizer:
+    return HFTokenizer.from_pretrained(smol)
+
+
+def _mistral(folder: Path) -> HFTokenizer:
+    import mistral_common
+
+    model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
+    shutil.copy(model, folder / "tokenizer.model")
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return HFTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer(tmp_path_factory) -> HFTokenizer:
+    """The tokenizer of Mistral-7B-v0.1, as transformers converts its sentencepiece model today."""
+    return _mistral(tmp_path_factory.mktemp("mistral"))
+
+
+@pytest.fixture(scope="session")
+def legacy_mistral_tokenizer(tmp_path_factory) -> HFTokenizer:
+    """The same with the normalizer of the tokenizer.json on the Hub, which writes one more leading space."""
+    from tokenizers.normalizers import Prepend, Replace, Sequence
+
+    tokenizer = _mistral(tmp_path_factory.mktemp("legacy")).tokenizer
+    tokenizer.backend_tokenizer.normalizer = Sequence([Prepend("▁"), Replace(" ", "▁")])
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+    return HFTokenizer(tokenizer)
