@@ -145,7 +145,8 @@ def augment(
                 meter.add(written)
             writer.flush()
         counts = count_shards(folder.shards("pairs"), folder.shards("text"))
-        folder.write_text(CARD, augmented_card(recipe, counts))
+        digests = {name: folder.digest(name) for name in ("text", "pairs")}
+        folder.write_text(CARD, augmented_card(recipe, counts, digests))
     return Augmented(folder.path, counts, time.monotonic() - started)
 
 
@@ -227,9 +228,9 @@ class _Meter:
             self._rejects += len(shot.rejected)
             self._read += shot.prompt_tokens
             self._wrote += shot.completion_tokens
-        figures = {"pairs": self._pairs, "rejects": self._rejects}
+        figures = {"pairs": f"{self._pairs:,}", "rejects": f"{self._rejects:,}"}
         if (seconds := time.monotonic() - self._started) > 1:
-            figures |= {"tok/s in": round(self._read / seconds), "out": round(self._wrote / seconds)}
+            figures |= {"tok/s in": f"{self._read / seconds:,.0f}", "out": f"{self._wrote / seconds:,.0f}"}
         self._bar.set_postfix(figures, refresh=False)
         self._bar.update()
 

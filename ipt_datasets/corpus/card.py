@@ -8,23 +8,42 @@ import yaml
 from ipt_datasets.corpus.counts import Counts
 from ipt_datasets.schema import REJECT_REASONS, STATUSES
 
-_HEADER = {
-    "tags": ["instruction-pre-training", "synthetic", "ipt-datasets"],
-    "task_categories": ["text-generation"],
-}
-
 PAPER = "https://arxiv.org/abs/2406.14491"
 
 
-def augmented_card(recipe: Mapping[str, Any], counts: Counts) -> str:
+def corpus_header(digests: Mapping[str, str]) -> str:
+    """Write the YAML header of a card: the configs, the first of them the default.
+
+    `load_dataset` caches a local folder by its name and by what this header says, not by the files' contents: two
+    folders of one name would be taken for each other, and an overwritten one for what it was. The digest in the
+    description keeps them apart.
+
+    Args:
+        digests: of the shards of each config, by its name.
+    """
+    configs = [
+        {
+            "config_name": name,
+            "description": f"content {digest}",
+            "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}],
+        }
+        for name, digest in digests.items()
+    ]
+    configs[0]["default"] = True
+    tags = ["instruction-pre-training", "synthetic", "ipt-datasets"]
+    header = {"configs": configs, "tags": tags, "task_categories": ["text-generation"]}
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
+
+
+def augmented_card(recipe: Mapping[str, Any], counts: Counts, digests: Mapping[str, str]) -> str:
     """Write the README.md of a corpus that `augment` made.
 
     Args:
         recipe: what the run's recipe.json holds.
         counts: what its shards hold.
+        digests: of the shards of each config, see `corpus_header`.
     """
     synthesis, source = recipe["synthesis"], recipe["input"]
-    header = {**_HEADER, "configs": [_config("text", default=True), _config("pairs")]}
     asked = [
         ("source", f"`{source['source']}`, split `{source['split']}`"),
         ("synthesizer", f"`{synthesis['model']}` at `{synthesis['revision'] or 'no revision'}`"),
@@ -35,8 +54,7 @@ def augmented_card(recipe: Mapping[str, Any], counts: Counts) -> str:
         ("seeds", f"synthesis {synthesis['seed']}, templates {recipe['templating']['seed']}"),
         ("part that was augmented", f"{source['fraction']:g}"),
     ]
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
+    return f"""{corpus_header(digests)}
 
 # Instruction-augmented texts
 
@@ -79,12 +97,10 @@ wrong ones among them.
 """
 
 
-def templatized_card(recipe: Mapping[str, Any], texts: int, pairs: int) -> str:
+def templatized_card(recipe: Mapping[str, Any], texts: int, pairs: int, digests: Mapping[str, str]) -> str:
     """Write the README.md of training texts that `templatize` rendered from an existing corpus."""
-    header = {**_HEADER, "configs": [_config("text", default=True)]}
     source, templating = recipe["input"], recipe["templating"]
-    return f"""---
-{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
+    return f"""{corpus_header(digests)}
 
 # Instruction-augmented texts, rendered anew
 
@@ -92,11 +108,6 @@ def templatized_card(recipe: Mapping[str, Any], texts: int, pairs: int) -> str:
 `ipt-datasets` {recipe["package"]} from the pairs of `{source["source"]}` with templates drawn by seed
 {templating["seed"]}; the recipe is in `recipe.json`.
 """
-
-
-def _config(name: str, default: bool = False) -> dict[str, Any]:
-    config = {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}]}
-    return {**config, "default": True} if default else config
 
 
 def _rows(counts: Mapping[str, int], meanings: Mapping[str, str] | None = None) -> str:

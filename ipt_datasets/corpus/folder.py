@@ -5,6 +5,7 @@ written last, so what it covers is whole. The card is written when everything el
 `README.md` is finished.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -99,6 +100,14 @@ class OutputFolder:
         """List the final shards of a config, in order."""
         return sorted((self.path / config_name).glob("train-*.parquet"))
 
+    def digest(self, config_name: str) -> str:
+        """Hash the names and contents of a config's shards: 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for shard in self.shards(config_name):
+            with shard.open("rb") as file:
+                digest.update(f"{shard.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()[:16]
+
     def rows_done(self) -> int:
         """Count the input rows that final shards cover."""
         return sum(pq.read_metadata(shard).num_rows for shard in self.shards("pairs"))
@@ -111,7 +120,9 @@ class OutputFolder:
         table = dataset.with_format("arrow")[:].replace_schema_metadata(features.arrow_schema.metadata)
         temporary = folder / f"{TEMPORARY}{number:05d}"
         with temporary.open("wb") as file:
-            pq.write_table(table, file)
+            with pq.ParquetWriter(file, table.schema) as writer:
+                if table.num_rows:  # datasets cannot read an empty row group, a file without any it can
+                    writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(folder / f"train-{number:05d}.parquet")

@@ -86,7 +86,7 @@ def templatize(
             n_pairs += sum(texts["n_pairs"])
             first_row += len(rows)
             bar.update(len(rows))
-        folder.write_text(CARD, templatized_card(recipe, n_texts, n_pairs))
+        folder.write_text(CARD, templatized_card(recipe, n_texts, n_pairs, {"text": folder.digest("text")}))
     return Templatized(folder.path, n_texts, n_pairs)
 
 
