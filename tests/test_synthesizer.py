@@ -206,3 +206,11 @@ def test_close_frees_and_the_next_call_loads_again():
         first = synthesizer.pairs(TEXT)
     assert synthesizer.engine is None
     assert synthesizer.pairs(TEXT) == first
+
+
+def test_a_model_that_gives_no_pair_at_all_is_warned_about_once():
+    silent = Synthesizer(engine=ScriptedEngine(script=lambda text: "Once upon a time"), shots=3)
+    with pytest.warns(UserWarning, match="wants another one \\('plain', 'chat'\\)") as warned:
+        rows = list(silent.synthesize([TEXT] * 90))
+    assert len(warned) == 1
+    assert {row.status for row in rows} == {"no_pairs"}

@@ -1,5 +1,6 @@
 """`Synthesizer`: the object that `Dataset.map` calls to write pairs about raw texts."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -23,6 +24,9 @@ from ipt_datasets.synthesis.schedule import Schedule
 ADDED_COLUMNS = tuple(SYNTHESIS_FEATURES)
 
 SMOL_REPETITION_PENALTY = 1.0
+
+SILENT_SHOTS = 20
+"""After so many shots without any pair a warning says that the model may want another markup."""
 
 
 class Synthesizer:
@@ -174,9 +178,13 @@ class Synthesizer:
         dealer = Dealer(texts, self._recipe, prompter, engine.max_model_len)
         schedule = Schedule(engine, len(prompter.primer), first_guess=max(self._recipe.max_new_tokens // 2, 1))
         finished = schedule.run(dealer.jobs())
+        asked = n_pairs = 0
         try:
             for _, shots in finished:
                 dealer.take(shots)
+                asked, n_pairs = asked + len(shots), n_pairs + sum(len(shot.pairs) for shot in shots)
+                if not n_pairs and asked - len(shots) < SILENT_SHOTS <= asked:
+                    warnings.warn(self._silence(asked), stacklevel=2)
                 yield from dealer.finished_rows()
         finally:
             finished.close()
@@ -238,6 +246,13 @@ class Synthesizer:
     def __repr__(self) -> str:
         recipe = self._recipe
         return f"Synthesizer(model={recipe.model!r}, engine={recipe.engine!r}, shots={recipe.shots})"
+
+    def _silence(self, asked: int) -> str:
+        others = ", ".join(repr(name) for name in MARKUPS if name != self._recipe.markup)
+        return (
+            f"{self._recipe.model!r} was asked {asked} times with markup={self._recipe.markup!r} and gave no pair; "
+            f"`rejected` tells why. A model that was not tuned on this markup wants another one ({others})"
+        )
 
     def _check_columns(self, names: Sequence[str]) -> None:
         if self._recipe.text_column not in names:
