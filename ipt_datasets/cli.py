@@ -90,13 +90,13 @@ def _add_synthesis_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model-revision", metavar="R", help="branch, tag or commit of the model's Hub id")
     group.add_argument("--engine", default="auto", choices=ENGINES, help="(%(default)s)")
     group.add_argument("--shots", type=int, default=2, help="raw texts a chain, the paper's M (%(default)s)")
-    group.add_argument("--markup", choices=MARKUP_NAMES, help="how shots are written: plain for smol, else paper")
+    group.add_argument("--markup", choices=MARKUP_NAMES, help="how shots are written (chat for smol, else paper)")
     group.add_argument("--primer", metavar="FILE", help="JSON list of finished shots: [{text, pairs: [...]}]")
     group.add_argument("--max-new-tokens", type=int, default=400, help="of one completion (%(default)s)")
     group.add_argument("--max-model-len", type=int, help="prompt and completion together (the model's, 4096 at most)")
     group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
     group.add_argument("--top-p", type=float, default=1.0, help="(%(default)s)")
-    group.add_argument("--repetition-penalty", type=float, help="1 is off (the model's default)")
+    group.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is off (%(default)s)")
     group.add_argument("--long-texts", default="split", choices=LONG_TEXTS, help="(%(default)s)")
     group.add_argument("--max-windows", type=int, metavar="N", help="windows of one long text")
     group.add_argument("--max-pairs", type=int, metavar="N", help="pairs kept of one shot")
@@ -191,6 +191,14 @@ def _inspect(args: argparse.Namespace) -> None:
         heading = f"--- {number} of {found.counts.texts:,}: {sample['n_pairs']} pairs, {sample['template']} "
         print(f"{heading.ljust(100, '-')}\n{sample['text']}\n")
     _print_counts(found.counts)
+    if report := found.diversity:
+        print(f"surfaces of the first {report.texts + report.plain_texts:,} texts")
+        print(f"  {report.distinct_skeletons:,} different ones among {report.texts:,} texts with pairs")
+        print(f"  {report.bare_share:.0%} begin with the raw text itself")
+        opening = report.most_frequent_opening_share
+        print(f"  the most frequent other opening has {opening:.1%}: {report.most_frequent_opening!r}")
+        for options, positions in report.right_positions.items():
+            print(f"  right one of {options} options by position: {' '.join(map(str, positions))}")
 
 
 def _print_counts(counts: Any) -> None:

@@ -143,7 +143,7 @@ def test_each_rejected_piece_has_its_reason(completion, reason):
 
 def test_the_plain_markup_reads_kinds_and_cut_off_pieces():
     completion = (
-        "Question: Who came?\nAnswer: The cat.\n\n"
+        " Who came?\nAnswer: The cat.\n\n"
         "Question: Which one?\nOptions:\n- red\n- blue\nAnswer: blue\n\n"
         "Question: How many?\nLet's think step by step.\nAnswer: Two and two.\nTherefore, the answer is four\n\n"
         "Question: And th"
@@ -158,15 +158,15 @@ def test_the_plain_markup_reads_kinds_and_cut_off_pieces():
 
 
 def test_what_stands_behind_the_end_of_a_shot_is_no_pair_of_it():
-    parsed = PLAIN.parse("Question: a?\nAnswer: b\n\nText: another one\n\nQuestion: c?\nAnswer: d")
+    parsed = PLAIN.parse(" a?\nAnswer: b\n\nText: another one\n\nQuestion: c?\nAnswer: d")
     assert parsed.pairs == (Pair("a?", "b"),)
     assert [piece.reason for piece in parsed.rejected] == ["behind_the_end"]
 
 
 def test_chat_talk_around_the_pairs_is_rejected_not_lost():
-    parsed = CHAT.parse("Sure! Here they are:\n\nQuestion: a?\nAnswer: b")
+    parsed = CHAT.parse(" Sure! Here they are:\n\nQuestion: a?\nAnswer: b")
     assert parsed.pairs == (Pair("a?", "b"),)
-    assert parsed.rejected[0].reason == "no_question"
+    assert parsed.rejected[0].reason == "no_answer"
 
 
 def test_parsing_takes_linear_time():

@@ -100,7 +100,8 @@ def test_no_text_becomes_a_control_id_or_markup(tokenizer, text):
         if markup is PAPER:
             assert decoded.count("<CON>") == decoded.count("</CON>") == 1
             assert not any(tag in decoded for tag in ("<QUE>", "<ANS>", "</END>"))
-        inside = decoded.split(markup.text_open.strip(), 1)[1].rsplit(markup.text_close.rstrip() or "\n\n", 1)[0]
+        closing = markup.text_close + markup.prefill
+        inside = decoded.split(markup.text_open.strip(), 1)[1].rsplit(closing.strip(), 1)[0]
         assert prompter.markup.unescape(inside).strip() == text.strip()
 
 
@@ -146,13 +147,13 @@ def test_chat_prompts_are_the_chat_template_s(smol_tokenizer):
     prompter = Prompter(smol_tokenizer, CHAT, [("A cat sat.", (Pair("Who sat?", "a cat"),))])
     prompt, _ = prompter.prompt([], prompter.encode_text("It rains."), 4096)
     turns = [
-        {"role": "user", "content": "A cat sat." + CHAT.text_close},
+        {"role": "user", "content": CHAT.text_open + "A cat sat."},
         {"role": "assistant", "content": "Question: Who sat?\nAnswer: a cat"},
-        {"role": "user", "content": "It rains." + CHAT.text_close},
+        {"role": "user", "content": CHAT.text_open + "It rains."},
     ]
     meant = smol_tokenizer.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert smol_tokenizer.decode(prompt) == meant
-    generated = [*smol_tokenizer.encode_continuation("Question: What falls?\nAnswer: rain"), smol_tokenizer.eos_id]
+    assert smol_tokenizer.decode(prompt) == meant + CHAT.prefill
+    generated = [*smol_tokenizer.encode_continuation(" What falls?\nAnswer: rain"), smol_tokenizer.eos_id]
     text_ids = prompter.encode_text("It rains.")
     longer, _ = prompter.prompt([prompter.finish_exactly(text_ids, generated)], prompter.encode_text("Dry."), 4096)
     assert longer[: len(prompt) + len(generated)] == prompt + generated

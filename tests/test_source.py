@@ -7,6 +7,7 @@ import lzma
 import random
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pyarrow as pa
@@ -366,3 +367,15 @@ def test_the_text_column_is_checked(tmp_path):
         check_text_column(memory.map(lambda row: row), "text", "memory")
     null = Dataset.from_dict({"text": [None]}, features=Features({"text": Value("null")}))
     check_text_column(null, "text", "null")
+
+
+def test_the_demo_corpus_is_whole():
+    path = str(resources.files("ipt_datasets") / "data/demo.jsonl")
+    dataset = open_source(path)
+    check_text_column(dataset, "text", path)
+    rows = list(iter_rows(dataset, path))
+    assert list(dataset.features) == ["id", "text", "title", "category"]
+    assert len(rows) == 200 == len({row["id"] for row in rows}) == len({row["text"] for row in rows})
+    assert all(80 <= len(row["text"].split()) <= 250 for row in rows)
+    assert not any(sign in row["text"] for row in rows for sign in "$\\{}\n")
+    assert len({row["category"] for row in rows[:24]}) >= 10

@@ -93,7 +93,7 @@ def test_max_pairs_keeps_the_first_and_names_the_rest():
     out = Synthesizer(engine="scripted", max_pairs=2)({"text": [TEXT]})
     assert len(out["pairs"][0]) == 2
     assert [piece["reason"] for piece in out["rejected"][0]] == ["over_limit"] * 3
-    assert out["rejected"][0][0]["text"].startswith("<QUE> Which of these words")
+    assert out["rejected"][0][0]["text"].startswith("<QUE> Which of these words does the passage use?")
 
 
 @pytest.mark.parametrize("max_new_tokens", [1, 20, 60])

@@ -1,21 +1,38 @@
-"""`inspect_folder`: what a corpus holds, and a look at some of its texts."""
+"""`inspect_folder`: what a corpus holds, how varied it is, and a look at some of its texts."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from ipt_datasets.corpus.counts import Counts, count_shards
+from ipt_datasets.corpus.folder import RECIPE
 from ipt_datasets.errors import InputError
+from ipt_datasets.templating.report import DiversityReport, diversity_report
+from ipt_datasets.templating.templatizer import Templatizer
+
+DIVERSITY_ROWS = 5_000
+"""The diversity report looks at so many rows; more would change its shares by little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What `inspect_folder` found: sums, and the first texts that show pairs."""
+    """What `inspect_folder` found.
+
+    Attributes:
+        counts: sums over the whole corpus.
+        samples: the first training texts that show pairs.
+        diversity: of the first DIVERSITY_ROWS rows; None for a folder without the config `pairs`, or one that was
+            rendered through templates of the user's own.
+    """
 
     counts: Counts
     samples: list[dict[str, Any]]
+    diversity: DiversityReport | None
 
 
 def inspect_folder(folder: Path, n_samples: int = 3) -> Inspection:
@@ -27,13 +44,22 @@ def inspect_folder(folder: Path, n_samples: int = 3) -> Inspection:
     pairs, texts = (sorted((folder / name).glob("train-*.parquet")) for name in ("pairs", "text"))
     if not texts:
         raise InputError(f"{folder} holds no text/train-*.parquet; expected a folder that `ipt augment` wrote")
-    samples: list[dict[str, Any]] = []
-    for shard in texts:
+    samples = list(islice((row for row in _rows(texts) if row["n_pairs"]), max(n_samples, 0)))
+    return Inspection(count_shards(pairs, texts), samples, _diversity(folder, pairs))
+
+
+def _diversity(folder: Path, pairs: list[Path]) -> DiversityReport | None:
+    if not pairs or not (folder / RECIPE).exists():
+        return None
+    recipe = json.loads((folder / RECIPE).read_text("utf-8"))["templating"]
+    if recipe["templates"]:  # the recipe names the user's files by their hashes and does not hold them
+        return None
+    templatizer = Templatizer(recipe["seed"], recipe["text_column"], frame_weights=recipe["frame_weights"])
+    return diversity_report(islice(_rows(pairs), DIVERSITY_ROWS), templatizer)
+
+
+def _rows(shards: list[Path]) -> Iterator[dict[str, Any]]:
+    for shard in shards:
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(batch_size=256):
-                samples += [row for row in batch.to_pylist() if row["n_pairs"]][: n_samples - len(samples)]
-                if len(samples) >= n_samples:
-                    break
-        if len(samples) >= n_samples:
-            break
-    return Inspection(count_shards(pairs, texts), samples)
+                yield from batch.to_pylist()

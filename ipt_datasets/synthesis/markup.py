@@ -251,17 +251,24 @@ PLAIN = Markup(
     question="Question: ",
     answer="\nAnswer: ",
     labels=("Text:", "Question:", "Answer:"),
+    prefill="Question:",
     stop=("\nText:",),
 )
 """Plain words, for any base model behind a primer."""
 
 CHAT = Markup(
     name="chat",
-    text_open="",
-    text_close="\n\nWrite questions about this text, each with its answer.",
+    text_open=(
+        "Read the text and write five different questions about it, each with a short answer taken from the text. "
+        'Write every pair as two lines, "Question: ..." and "Answer: ...", with an empty line between the pairs.'
+        "\n\nText: "
+    ),
+    text_close="",
     question="Question: ",
     answer="\nAnswer: ",
-    labels=("Question:", "Answer:"),
+    labels=("Text:", "Question:", "Answer:"),
+    prefill="Question:",
+    stop=("\nText:",),
     is_chat=True,
 )
 """Plain words in the turns of a chat, for instruct models."""

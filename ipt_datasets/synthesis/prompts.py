@@ -61,8 +61,10 @@ class Prompter:
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a raw text with the markup around it, up to where the completion begins."""
-        ids = self.tokenizer.encode(self.markup.render_text(text) + self.markup.prefill)
-        return ids + self.frame.close
+        written, prefill = self.markup.render_text(text), self.markup.prefill
+        if not self.markup.is_chat:
+            return self.tokenizer.encode(written + prefill)
+        return self.tokenizer.encode(written) + self.frame.close + self.tokenizer.encode_continuation(prefill)
 
     def join(self, history: Sequence[FinishedShot]) -> list[int]:
         """Give the ids of finished shots, one behind the other, each with its begin ids."""

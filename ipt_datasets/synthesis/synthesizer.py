@@ -23,8 +23,6 @@ from ipt_datasets.synthesis.schedule import Schedule
 
 ADDED_COLUMNS = tuple(SYNTHESIS_FEATURES)
 
-SMOL_REPETITION_PENALTY = 1.0
-
 SILENT_SHOTS = 20
 """After so many shots without any pair a warning says that the model may want another markup."""
 
@@ -48,11 +46,11 @@ class Synthesizer:
         long_texts: "split", "truncate" or "skip", see `Recipe`.
         seed: decides sampling.
         revision: commit of a Hub id.
-        markup: "paper", "plain" or "chat"; None: "plain" for "smol", the paper's for any other model.
+        markup: "paper", "plain" or "chat"; None: "chat" for "smol", the paper's for any other model.
         primer: finished shots in front of every chain, [(text, [(instruction, response), ...]), ...]; None: the
             shipped one for "plain" and "chat", none for the paper's markup.
         top_p: share of the probability that sampling draws from.
-        repetition_penalty: 1 is off; None: 1, but for "smol" SMOL_REPETITION_PENALTY.
+        repetition_penalty: 1 is off; more also punishes the words of the text.
         max_windows: the most windows of one long text.
         max_pairs: the most pairs kept of one shot.
         engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
@@ -78,14 +76,14 @@ class Synthesizer:
         markup: str | None = None,
         primer: Iterable[Any] | None = None,
         top_p: float = 1.0,
-        repetition_penalty: float | None = None,
+        repetition_penalty: float = 1.0,
         max_windows: int | None = None,
         max_pairs: int | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> None:
         kind = engine if isinstance(engine, str) else engine.kind
         model = "scripted" if kind == "scripted" else str(model)
-        markup = markup or ("plain" if model == "smol" else "paper")
+        markup = markup or ("chat" if model == "smol" else "paper")
         self._recipe = Recipe(
             model=model,
             revision=revision or "",
@@ -97,7 +95,7 @@ class Synthesizer:
             max_model_len=max_model_len,
             temperature=temperature,
             top_p=top_p,
-            repetition_penalty=repetition_penalty or (SMOL_REPETITION_PENALTY if model == "smol" else 1.0),
+            repetition_penalty=repetition_penalty,
             long_texts=long_texts,
             max_windows=max_windows,
             max_pairs=max_pairs,

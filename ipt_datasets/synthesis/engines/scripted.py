@@ -13,6 +13,7 @@ from ipt_datasets.synthesis.markup import PAPER, Markup
 from ipt_datasets.synthesis.tokens import PromptTokenizer
 
 BOS, EOS = 1, 2
+TURN_END = "\n"
 PIECE = re.compile(r" ?\w{1,5}| ?[^\w\s]|\s", re.DOTALL)
 SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
 STRANGERS = ("umbrella", "trombone", "glacier", "saddle", "pepper", "lantern", "walnut", "compass")
@@ -40,7 +41,7 @@ class ScriptedTokenizer:
 
     def chat_pieces(self) -> tuple[list[int], list[int], list[int]]:
         """Give the ids around the turns of a chat."""
-        return [BOS], self.encode("\n"), [EOS, BOS]
+        return [BOS], self.encode(TURN_END), [EOS, BOS]
 
 
 class ScriptedEngine:
@@ -89,9 +90,9 @@ class ScriptedEngine:
 
     def _answer(self, request: Request) -> Completion:
         last = len(request.prompt) - 1 - request.prompt[::-1].index(BOS)
-        asked = self.tokenizer.decode(request.prompt[last + 1 :]).removesuffix(self._markup.prefill)
-        # A chat's closing ids stand behind the text; the markup's own pieces are around it in any case.
-        text = asked.removeprefix(self._markup.text_open).rpartition(self._markup.text_close)[0]
+        asked = self.tokenizer.decode(request.prompt[last + 1 :])
+        closing = self._markup.text_close + TURN_END * self._markup.is_chat + self._markup.prefill
+        text = asked.removeprefix(self._markup.text_open).removesuffix(closing)
         ids = [*self.tokenizer.encode(self._script(self._markup.unescape(text))), EOS]
         if len(ids) > request.max_tokens:
             return Completion(ids[: request.max_tokens], "length")
@@ -112,7 +113,8 @@ def write_pairs(text: str) -> list[Pair]:
     known = {word.lower() for word in words}
     strangers = [word for word in STRANGERS if word not in known][:3]
     longest = max(words, key=len)
-    pairs.append(Pair(f"Which of these words does the passage about “{longest}” use?", longest, (*strangers, longest)))
+    options = strangers[: draw % 4] + [longest] + strangers[draw % 4 :]
+    pairs.append(Pair("Which of these words does the passage use?", longest, tuple(options)))
     if len(sentences) > 1:
         counted = "; ".join(f"{number}: {_clip(sentence, 40)}" for number, sentence in enumerate(sentences[:5], 1))
         more = f" and so on up to number {len(sentences)}" if len(sentences) > 5 else ""
@@ -120,7 +122,7 @@ def write_pairs(text: str) -> list[Pair]:
             Pair(
                 f"How many sentences does the passage with the word “{longest}” have?",
                 str(len(sentences)),
-                rationale=f"Counting the sentences gives {counted}{more}.",
+                rationale=f"Counting the sentences gives {counted}{more}",
             )
         )
         pairs.append(Pair(f"What is the last thing said in the passage about “{longest}”?", _clip(sentences[-1], 160)))
