@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `ipt`; returns the exit status."""
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Its readers log what they then raise, and we say it in one line.
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
     try:
         args.run(args)
     except IPTError as error:

@@ -5,11 +5,12 @@ import io
 import json
 import lzma
 import random
-import subprocess
-import sys
+import socket
 from importlib import resources
 from pathlib import Path
 
+import datasets
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -308,19 +309,25 @@ def test_odd_names_and_folders(tmp_path, monkeypatch):
     assert "Dataset scripts are no longer supported" in refused("script")
 
 
-def test_local_files_are_read_without_the_network(tmp_path):
+def test_local_files_are_read_without_the_network(tmp_path, monkeypatch):
     (tmp_path / "x.jsonl").write_bytes(LINES)
     our_folder(tmp_path / "out")
-    code = (
-        "import socket\n"
-        "def no(*a, **k): raise SystemExit('the network was asked for')\n"
-        "socket.getaddrinfo = socket.socket.connect = no\n"
-        "from ipt_datasets.corpus.source import iter_rows, open_source\n"
-        f"for source in ({str(tmp_path / 'x.jsonl')!r}, {str(tmp_path / 'out')!r}):\n"
-        "    print(len(list(iter_rows(open_source(source), source))))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"HF_HUB_OFFLINE": "0"})
-    assert done.stdout.split() == ["5", "4"], done.stderr
+    asked = []
+
+    def no_network(*address: object, **_: object) -> None:
+        asked.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    for config in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    assert len(read(tmp_path / "x.jsonl")) == 5
+    assert len(read(tmp_path / "out")) == 4
+    assert not asked
+    with pytest.raises(OSError, match="no network in this test"):
+        socket.create_connection(("localhost", 9))  # it would have been noticed
+    assert asked
 
 
 def test_one_row_group_is_not_held_in_memory(tmp_path):

@@ -21,7 +21,7 @@ def corpus_header(digests: Mapping[str, str]) -> str:
     Args:
         digests: of the shards of each config, by its name.
     """
-    configs = [
+    configs: list[dict[str, Any]] = [
         {
             "config_name": name,
             "description": f"content {digest}",

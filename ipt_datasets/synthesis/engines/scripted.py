@@ -113,7 +113,7 @@ def write_pairs(text: str) -> list[Pair]:
     known = {word.lower() for word in words}
     strangers = [word for word in STRANGERS if word not in known][:3]
     longest = max(words, key=len)
-    options = strangers[: draw % 4] + [longest] + strangers[draw % 4 :]
+    options = [*strangers[: draw % 4], longest, *strangers[draw % 4 :]]
     pairs.append(Pair("Which of these words does the passage use?", longest, tuple(options)))
     if len(sentences) > 1:
         counted = "; ".join(f"{number}: {_clip(sentence, 40)}" for number, sentence in enumerate(sentences[:5], 1))

@@ -8,10 +8,16 @@ from typing import Any
 
 from ipt_datasets.errors import EngineError
 from ipt_datasets.synthesis.engines import Completion, Request
-from ipt_datasets.synthesis.tokens import HFTokenizer
+from ipt_datasets.synthesis.tokens import HFTokenizer, PromptTokenizer
 
-CPU_KV_CACHE_BYTES = 2 * 2**30
 DEFAULT_MAX_MODEL_LEN = 4096
+
+CPU_DEFAULTS: dict[str, Any] = {
+    "kv_cache_memory_bytes": 2 * 2**30,
+    "enforce_eager": True,  # compiling for the CPU costs minutes at every start
+    # With chunks, vLLM 0.32 dies on the CPU where a request that samples has a seed of its own.
+    "enable_chunked_prefill": False,
+}
 
 
 class VLLMEngine:
@@ -36,6 +42,8 @@ class VLLMEngine:
         if find_spec("vllm") is None:
             raise EngineError('vLLM is not installed: run `pip install "ipt-datasets[vllm]"`, or use another engine')
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        # A thread bound to a core stands still when anything else runs there, and every operation waits for it.
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         from transformers import AutoConfig
         from vllm import EngineArgs
         from vllm.platforms import current_platform
@@ -51,17 +59,16 @@ class VLLMEngine:
                 "disable_log_stats": False,  # without it there are no counters
             }
             if current_platform.is_cpu():
-                # Compiling for the CPU costs minutes at every start and gains little on it.
-                defaults |= {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "enforce_eager": True}
+                defaults |= CPU_DEFAULTS
             self._engine = LLMEngine.from_engine_args(EngineArgs(**{**defaults, **options}))
         except Exception as error:  # vLLM raises whatever its parts raise
             raise EngineError(f"vLLM cannot load {str(model)!r}: {' '.join(str(error).split())[:400]}") from error
         config = self._engine.vllm_config
-        self.tokenizer = HFTokenizer.from_pretrained(model, revision)
+        self.tokenizer: PromptTokenizer = HFTokenizer.from_pretrained(model, revision)
         self.max_model_len: int = config.model_config.max_model_len
         self.max_requests: int = config.scheduler_config.max_num_seqs
         self.kv_tokens: int | None = config.cache_config.num_gpu_blocks * config.cache_config.block_size
-        self._ends = {self.tokenizer.eos_id} | ({self.tokenizer.bos_id} - {None})
+        self._ends = {id_ for id_ in (self.tokenizer.bos_id, self.tokenizer.eos_id) if id_ is not None}
         self._refused: deque[tuple[int, Completion]] = deque()
 
     def submit(self, request_id: int, request: Request) -> None:

@@ -1,0 +1,165 @@
+"""Real vLLM on the CPU with the embedded model: one engine for the whole module, since loading it takes a while."""
+
+from itertools import pairwise
+
+import pytest
+
+from ipt_datasets import Synthesizer
+from ipt_datasets.errors import EngineError
+from ipt_datasets.synthesis.engines import Request
+from ipt_datasets.synthesis.markup import CHAT
+from ipt_datasets.synthesis.prompts import Prompter
+
+pytest.importorskip("vllm")
+pytestmark = pytest.mark.slow
+
+TEXTS = [
+    "The Dead Sea is a salt lake between Jordan and Israel. Its surface lies about 430 metres below sea level. " * 3,
+    "Basalt is a dark volcanic rock that forms when lava rich in iron and magnesium cools quickly. " * 4,
+    "Saffron is a spice made from the dried stigmas of a crocus. Each flower bears only three of them. " * 4,
+]
+
+
+@pytest.fixture(scope="module")
+def engine(smol):
+    from ipt_datasets.synthesis.engines.vllm import VLLMEngine
+
+    engine = VLLMEngine(smol, max_model_len=2048, max_num_seqs=8)
+    yield engine
+    engine.close()
+
+
+def run(engine, requests):
+    for number, request in requests.items():
+        engine.submit(number, request)
+    done = {}
+    while len(done) < len(requests):
+        done |= dict(engine.step())
+    return done
+
+
+def question(engine, text):
+    tokenizer = engine.tokenizer
+    bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
+    asked = [*bos, *tokenizer.encode(f"user\n{text}"), *eos, *tokenizer.encode("\n")]
+    return [*asked, *bos, *tokenizer.encode("assistant\n")]
+
+
+def test_shot_after_shot_hits_the_prefix_cache(engine):
+    """The prompt of shot r+1 begins with what the engine has seen: its own counters say how much it did not compute."""
+    block = engine.kv_tokens // engine._engine.vllm_config.cache_config.num_gpu_blocks
+    prompts = []
+    submit = engine.submit
+
+    def noting(number, request):
+        prompts.append(request.prompt)
+        submit(number, request)
+
+    engine.submit = noting
+    try:
+        engine.reset_prefix_cache()
+        before = engine.counters()
+        synthesizer = Synthesizer(model="any/model", engine=engine, markup="chat", shots=3, max_new_tokens=60)
+        rows = list(synthesizer.synthesize(TEXTS))
+    finally:
+        del engine.submit
+    shots = [row.shots[0] for row in rows]
+    assert [row.status for row in rows] == ["ok"] * 3
+    assert [shot.follows for shot in shots] == [False, True, True]
+    hits = engine.counters()["prefix_cache_hits"] - before["prefix_cache_hits"]
+    queries = engine.counters()["prefix_cache_queries"] - before["prefix_cache_queries"]
+    assert queries == sum(map(len, prompts)) == sum(shot.prompt_tokens for shot in shots)
+    for earlier, later in pairwise(prompts):
+        assert later[: len(earlier)] == earlier  # exactly the ids that were sent
+    assert hits >= sum(len(prompt) // block * block for prompt in prompts[:-1])
+
+
+def test_requests_are_added_while_others_run(engine):
+    prompt = question(engine, "Tell a long story about the sea.")
+    engine.submit(1, Request(prompt, 200))
+    engine.submit(2, Request(prompt, 4))
+    [(first, _)] = engine.step()
+    assert first == 2
+    engine.submit(3, Request(prompt, 4))
+    finished = []
+    while len(finished) < 2:
+        finished += engine.step()
+    assert {number for number, _ in finished} == {1, 3}
+
+
+def test_generated_ids_come_back_whole(engine):
+    done = run(engine, {1: Request(question(engine, "Say yes."), 60), 2: Request(question(engine, "Count to 100."), 5)})
+    assert done[1].finish_reason == "stop"
+    assert done[1].token_ids[-1] == engine.tokenizer.eos_id
+    assert done[2].finish_reason == "length"
+    assert len(done[2].token_ids) == 5
+
+
+@pytest.mark.parametrize(("over", "tokens"), [(-1, 4), (0, 4), (1, 3)])
+def test_max_tokens_is_capped_by_the_length_left(engine, over, tokens):
+    prompt = (question(engine, "Count to 1000.") + engine.tokenizer.encode("1, 2, 3," * 1000))[: 2048 - 4 + over]
+    [completion] = run(engine, {1: Request(prompt, 4)}).values()
+    assert len(completion.token_ids) == tokens
+    assert completion.finish_reason == "length"
+
+
+def test_a_refused_request_is_an_error_of_its_own(engine):
+    done = run(engine, {1: Request([5] * 3000, 4), 2: Request(question(engine, "Say yes."), 4)})
+    assert done[1].finish_reason == "error"
+    assert "refused" in done[1].error
+    assert done[2].finish_reason == "length"
+
+
+def test_sampling_has_a_stream_for_each_seed(engine):
+    prompt = question(engine, "Name an animal.")
+    requests = {number: Request(prompt, 12, temperature=1.0, seed=number // 2) for number in range(6)}
+    once, again = run(engine, requests), run(engine, requests)
+    ids = [once[number].token_ids for number in range(6)]
+    assert ids == [again[number].token_ids for number in range(6)]
+    assert ids[0] == ids[1]
+    assert len({tuple(each) for each in ids}) > 1
+
+
+def test_stop_strings_end_a_request(engine):
+    [completion] = run(engine, {1: Request(question(engine, "Count from 1 to 20."), 100, stop=("5",))}).values()
+    assert completion.finish_reason == "stop"
+    assert "5" in engine.tokenizer.decode(completion.token_ids)
+    assert len(completion.token_ids) < 100
+
+
+def test_abort_forgets_requests(engine):
+    engine.submit(1, Request(question(engine, "Tell a long story."), 500))
+    engine.abort([1])
+    assert engine.step() == []
+    [completion] = run(engine, {1: Request(question(engine, "Say yes."), 3)}).values()
+    assert len(completion.token_ids) == 3
+
+
+def test_greedy_agrees_with_transformers(engine, smol):
+    from ipt_datasets.synthesis.engines.transformers import TransformersEngine
+
+    other = TransformersEngine(smol, max_model_len=2048)
+    prompter = Prompter(engine.tokenizer, CHAT)
+    prompt, _ = prompter.prompt([], prompter.encode_text(TEXTS[0]), 1900)
+    ours = run(engine, {1: Request(prompt, 12)})[1].token_ids
+    theirs = run(other, {1: Request(prompt, 12)})[1].token_ids
+    other.close()
+    assert ours[:6] == theirs[:6]  # later tokens may differ: the kernels round differently in bfloat16
+
+
+def test_options_reach_the_engine(engine):
+    assert engine.max_requests == 8
+    assert engine.max_model_len == 2048
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [("./nowhere", {}, "cannot load './nowhere'"), (None, {"colour": "red"}, "colour")],
+)
+def test_what_cannot_be_loaded_is_one_line(smol, model, options, said):
+    from ipt_datasets.synthesis.engines.vllm import VLLMEngine
+
+    with pytest.raises(EngineError) as raised:
+        VLLMEngine(model or smol, **options)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
