@@ -99,6 +99,7 @@ def _add_synthesis_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
     group.add_argument("--top-p", type=float, default=1.0, help="(%(default)s)")
     group.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is off (%(default)s)")
+    group.add_argument("--frequency-penalty", type=float, help="0 is off; against loops (0.1 for smol, else 0)")
     group.add_argument("--long-texts", default="split", choices=LONG_TEXTS, help="(%(default)s)")
     group.add_argument("--max-windows", type=int, metavar="N", help="windows of one long text")
     group.add_argument("--max-pairs", type=int, metavar="N", help="pairs kept of one shot")
@@ -144,6 +145,7 @@ def _augment(args: argparse.Namespace) -> None:
         primer=_read_json(args.primer) if args.primer else None,
         top_p=args.top_p,
         repetition_penalty=args.repetition_penalty,
+        frequency_penalty=args.frequency_penalty,
         max_windows=args.max_windows,
         max_pairs=args.max_pairs,
         engine_options=dict(_read_option(option) for option in args.engine_option),

@@ -1,5 +1,7 @@
 """Real vLLM on the CPU with the embedded model: one engine for the whole module, since loading it takes a while."""
 
+import os
+import signal
 from itertools import pairwise
 
 import pytest
@@ -74,6 +76,22 @@ def test_shot_after_shot_hits_the_prefix_cache(engine):
     assert hits >= sum(len(prompt) // block * block for prompt in prompts[:-1])
 
 
+def test_a_prompt_that_goes_on_from_an_earlier_one_finds_its_blocks(engine):
+    block = engine._engine.vllm_config.cache_config.block_size
+    first = Request(question(engine, TEXTS[0] * 2), 150)
+    earlier = first.prompt + run(engine, {1: first})[1].token_ids
+    before = engine.counters()
+    second = Request(earlier + question(engine, TEXTS[1]), 4)
+    completion = run(engine, {1: second})[1]
+    counted = {name: value - before[name] for name, value in engine.counters().items()}
+    read = len(earlier) - 1  # the id generated last was never read
+    assert read // block > len(first.prompt) // block  # so that generated ids count too
+    assert completion.cached_tokens == read // block * block
+    assert counted["prefix_cache_queries"] == counted["prompt_tokens"] == len(second.prompt)
+    assert counted["prefix_cache_hits"] == completion.cached_tokens
+    assert counted["generation_tokens"] == len(completion.token_ids)
+
+
 def test_requests_are_added_while_others_run(engine):
     prompt = question(engine, "Tell a long story about the sea.")
     engine.submit(1, Request(prompt, 200))
@@ -103,21 +121,24 @@ def test_max_tokens_is_capped_by_the_length_left(engine, over, tokens):
     assert completion.finish_reason == "length"
 
 
-def test_a_refused_request_is_an_error_of_its_own(engine):
-    done = run(engine, {1: Request([5] * 3000, 4), 2: Request(question(engine, "Say yes."), 4)})
-    assert done[1].finish_reason == "error"
+@pytest.mark.parametrize("prompt", [[], [5] * 2048, [5] * 3000, [5, 49152], [5, -1]])
+def test_a_refused_request_is_an_error_of_its_own(engine, prompt):
+    done = run(engine, {1: Request(prompt, 4), 2: Request(question(engine, "Say yes."), 4)})
+    assert (done[1].finish_reason, done[1].token_ids) == ("error", [])
     assert "refused" in done[1].error
+    assert "\n" not in done[1].error
     assert done[2].finish_reason == "length"
 
 
 def test_sampling_has_a_stream_for_each_seed(engine):
     prompt = question(engine, "Name an animal.")
-    requests = {number: Request(prompt, 12, temperature=1.0, seed=number // 2) for number in range(6)}
+    seeds = [0, 0, -1, -1, 2**64 - 2, 2**64 - 2]
+    requests = {number: Request(prompt, 12, temperature=1.0, seed=seed) for number, seed in enumerate(seeds)}
     once, again = run(engine, requests), run(engine, requests)
     ids = [once[number].token_ids for number in range(6)]
     assert ids == [again[number].token_ids for number in range(6)]
-    assert ids[0] == ids[1]
-    assert len({tuple(each) for each in ids}) > 1
+    assert ids[::2] == ids[1::2]
+    assert len({tuple(each) for each in ids}) == 3
 
 
 def test_stop_strings_end_a_request(engine):
@@ -150,11 +171,38 @@ def test_greedy_agrees_with_transformers(engine, smol):
 def test_options_reach_the_engine(engine):
     assert engine.max_requests == 8
     assert engine.max_model_len == 2048
+    assert engine.kv_tokens > 2048
+
+
+def test_an_engine_whose_process_is_killed_says_so(smol):
+    """A second engine beside the module's own; the kernel kills like this where memory runs out."""
+    from ipt_datasets.synthesis.engines.vllm import VLLMEngine
+
+    engine = VLLMEngine(
+        smol, max_model_len=1024, block_size=32, load_format="dummy", hf_overrides={"num_hidden_layers": 2}
+    )
+    assert engine._engine.vllm_config.cache_config.block_size == 32
+    engine.submit(1, Request([5] * 8, 4))
+    assert [number for number, _ in engine.step()] == [1]
+    engine.submit(2, Request([5] * 8, 900))
+    os.kill(engine._engine.engine_core.resources.engine_manager.processes[0].pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="died"):
+            engine.step()
+    engine.abort([2])
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="died"):
+        engine.submit(3, Request([5], 1))
 
 
 @pytest.mark.parametrize(
     ("model", "options", "said"),
-    [("./nowhere", {}, "cannot load './nowhere'"), (None, {"colour": "red"}, "colour")],
+    [
+        ("./nowhere", {}, "cannot load './nowhere'"),
+        (None, {"colour": "red"}, "colour"),
+        (None, {"max_model_len": 8193}, "from 2 to 8192 tokens"),
+    ],
 )
 def test_what_cannot_be_loaded_is_one_line(smol, model, options, said):
     from ipt_datasets.synthesis.engines.vllm import VLLMEngine

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -19,6 +19,7 @@ from ipt_datasets.corpus.folder import CARD, OutputFolder
 from ipt_datasets.corpus.source import check_text_column, iter_rows, known_rows, open_source
 from ipt_datasets.errors import InputError, OutputError, RecipeError
 from ipt_datasets.schema import TEXT_FEATURES
+from ipt_datasets.synthesis.chains import Shot
 from ipt_datasets.synthesis.dealing import SynthesizedRow
 from ipt_datasets.synthesis.synthesizer import ADDED_COLUMNS, Synthesizer
 from ipt_datasets.templating.templatizer import Templatizer
@@ -135,14 +136,14 @@ def augment(
             total=total if limit is None else min(limit, total or limit),
             initial=done,
             unit=" texts",
+            miniters=0,  # so that the figures move with every shot, not only with every finished text
             disable=not progress,
         )
         writer = _ShardWriter(folder, templatizer, synthesizer.features(opened.features), rows_per_shard, done)
         with bar:
-            meter = _Meter(bar)
-            for row, written in _synthesized(stream, synthesizer, fraction, seed):
+            for row, written in _synthesized(stream, synthesizer, fraction, seed, _Meter(bar).add):
                 writer.add(row, written)
-                meter.add(written)
+                bar.update()
             writer.flush()
         counts = count_shards(folder.shards("pairs"), folder.shards("text"))
         digests = {name: folder.digest(name) for name in ("text", "pairs")}
@@ -151,7 +152,11 @@ def augment(
 
 
 def _synthesized(
-    rows: Iterable[dict[str, Any]], synthesizer: Synthesizer, fraction: float, seed: int
+    rows: Iterable[dict[str, Any]],
+    synthesizer: Synthesizer,
+    fraction: float,
+    seed: int,
+    on_shot: Callable[[Shot], None],
 ) -> Iterator[tuple[dict[str, Any], SynthesizedRow]]:
     """Pair every row with what was written about it, in input order; unselected ones pass."""
     column = synthesizer.recipe.text_column
@@ -164,7 +169,7 @@ def _synthesized(
             if is_selected:
                 yield row[column]
 
-    for written in synthesizer.synthesize(selected_texts()):
+    for written in synthesizer.synthesize(selected_texts(), on_shot):
         while not read[0][1]:
             yield read.popleft()[0], SynthesizedRow(status="not_selected")
         yield read.popleft()[0], written
@@ -215,24 +220,23 @@ class _ShardWriter:
 
 
 class _Meter:
-    """Keeps the progress bar's figures: pairs, rejects, tokens a second in and out."""
+    """Keeps the progress bar's figures, shot by shot: pairs, rejects, tokens a second in and out."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
         self._started = time.monotonic()
         self._pairs = self._rejects = self._read = self._wrote = 0
 
-    def add(self, row: SynthesizedRow) -> None:
-        for shot in row.shots:
-            self._pairs += len(shot.pairs)
-            self._rejects += len(shot.rejected)
-            self._read += shot.prompt_tokens
-            self._wrote += shot.completion_tokens
+    def add(self, shot: Shot) -> None:
+        self._pairs += len(shot.pairs)
+        self._rejects += len(shot.rejected)
+        self._read += shot.prompt_tokens
+        self._wrote += shot.completion_tokens
         figures = {"pairs": f"{self._pairs:,}", "rejects": f"{self._rejects:,}"}
         if (seconds := time.monotonic() - self._started) > 1:
             figures |= {"tok/s in": f"{self._read / seconds:,.0f}", "out": f"{self._wrote / seconds:,.0f}"}
         self._bar.set_postfix(figures, refresh=False)
-        self._bar.update()
+        self._bar.update(0)
 
 
 def _verify(folder: OutputFolder) -> Counts:

@@ -5,7 +5,7 @@ they run. What it returns are the records of its shots.
 """
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,11 @@ def chain_id(stretches: Sequence[Stretch]) -> str:
 
 
 def run_chain(
-    stretches: Sequence[Stretch], prompter: Prompter, recipe: Recipe, max_model_len: int
+    stretches: Sequence[Stretch],
+    prompter: Prompter,
+    recipe: Recipe,
+    max_model_len: int,
+    on_shot: Callable[[Shot], None] | None = None,
 ) -> Generator[Request, Completion, list[Shot]]:
     """Ask for the pairs of one stretch after the other.
 
@@ -86,6 +90,7 @@ def run_chain(
         prompter: builds the prompts.
         recipe: sampling and limits.
         max_model_len: the engine's; prompt and completion together never exceed it.
+        on_shot: called with each shot as soon as it is parsed.
     """
     chain = chain_id(stretches)
     history: list[FinishedShot] = []
@@ -98,6 +103,7 @@ def run_chain(
             temperature=recipe.temperature,
             top_p=recipe.top_p,
             repetition_penalty=recipe.repetition_penalty,
+            frequency_penalty=recipe.frequency_penalty,
             seed=_request_seed(recipe.seed, chain, position),
             stop=prompter.markup.stop,
         )
@@ -119,6 +125,8 @@ def run_chain(
                 rejected=rejected,
             )
         )
+        if on_shot:
+            on_shot(shots[-1])
         if not pairs:
             continue
         if not rejected and not any(stop in text for stop in prompter.markup.stop):

@@ -1,7 +1,7 @@
 """Deals raw texts into chains, and finished shots back to the rows they came from."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +49,18 @@ class Dealer:
         recipe: how many shots make a chain, and what becomes of long texts.
         prompter: encodes texts.
         max_model_len: the engine's.
+        on_shot: called with each shot as soon as it is parsed.
     """
 
-    def __init__(self, texts: Iterable[str | None], recipe: Recipe, prompter: Prompter, max_model_len: int) -> None:
+    def __init__(
+        self,
+        texts: Iterable[str | None],
+        recipe: Recipe,
+        prompter: Prompter,
+        max_model_len: int,
+        on_shot: Callable[[Shot], None] | None = None,
+    ) -> None:
+        self._on_shot = on_shot
         self._texts, self._recipe, self._prompter, self._max_model_len = texts, recipe, prompter, max_model_len
         self._room = max_model_len - recipe.max_new_tokens - prompter.overhead
         self._rows: deque[SynthesizedRow] = deque()
@@ -119,7 +128,7 @@ class Dealer:
             row.status = "" if taken else "too_long"
 
     def _job(self, dealt: list[Stretch]) -> Job[list[Shot]]:
-        chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len)
+        chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len, self._on_shot)
         return Job(chain, tokens=sum(len(stretch.ids) for stretch in dealt), shots=len(dealt))
 
 

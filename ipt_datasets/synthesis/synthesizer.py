@@ -1,7 +1,7 @@
 """`Synthesizer`: the object that `Dataset.map` calls to write pairs about raw texts."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ from ipt_datasets.errors import EngineError, InputError, RecipeError
 from ipt_datasets.models.identity import locate, resolve_revision
 from ipt_datasets.recipe import Recipe, read_primer
 from ipt_datasets.schema import SYNTHESIS_FEATURES, Pair, TypedColumn
+from ipt_datasets.synthesis.chains import Shot
 from ipt_datasets.synthesis.dealing import Dealer, SynthesizedRow
 from ipt_datasets.synthesis.engines import Engine
 from ipt_datasets.synthesis.engines.choose import choose_engine, open_engine
@@ -22,6 +23,8 @@ from ipt_datasets.synthesis.prompts import Prompter
 from ipt_datasets.synthesis.schedule import Schedule
 
 ADDED_COLUMNS = tuple(SYNTHESIS_FEATURES)
+
+SMOL_FREQUENCY_PENALTY = 0.1
 
 SILENT_SHOTS = 20
 """After so many shots without any pair a warning says that the model may want another markup."""
@@ -51,6 +54,8 @@ class Synthesizer:
             shipped one for "plain" and "chat", none for the paper's markup.
         top_p: share of the probability that sampling draws from.
         repetition_penalty: 1 is off; more also punishes the words of the text.
+        frequency_penalty: 0 is off; more punishes what the completion repeats; None: 0, for "smol"
+            SMOL_FREQUENCY_PENALTY.
         max_windows: the most windows of one long text.
         max_pairs: the most pairs kept of one shot.
         engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
@@ -77,12 +82,15 @@ class Synthesizer:
         primer: Iterable[Any] | None = None,
         top_p: float = 1.0,
         repetition_penalty: float = 1.0,
+        frequency_penalty: float | None = None,
         max_windows: int | None = None,
         max_pairs: int | None = None,
         engine_options: Mapping[str, Any] | None = None,
     ) -> None:
         kind = engine if isinstance(engine, str) else engine.kind
         model = "scripted" if kind == "scripted" else str(model)
+        if frequency_penalty is None:
+            frequency_penalty = SMOL_FREQUENCY_PENALTY if model == "smol" else 0.0
         markup = markup or ("chat" if model == "smol" else "paper")
         self._recipe = Recipe(
             model=model,
@@ -96,6 +104,7 @@ class Synthesizer:
             temperature=temperature,
             top_p=top_p,
             repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
             long_texts=long_texts,
             max_windows=max_windows,
             max_pairs=max_pairs,
@@ -163,17 +172,23 @@ class Synthesizer:
             return added
         return {**batch, **added}
 
-    def synthesize(self, texts: Iterable[str | None]) -> Iterator[SynthesizedRow]:
+    def synthesize(
+        self, texts: Iterable[str | None], on_shot: Callable[[Shot], None] | None = None
+    ) -> Iterator[SynthesizedRow]:
         """Write pairs about a stream of raw texts; one row each, in order, as soon as it and those before are done.
 
         Memory does not grow with the stream. Closing the iterator aborts what is under way.
+
+        Args:
+            texts: the raw texts; None counts as empty.
+            on_shot: called with each shot as soon as it is parsed, in whatever order they finish.
 
         Raises:
             InputError: a text that is neither a string nor None.
             EngineError: the engine cannot be built, or died.
         """
         engine, prompter = self.open()
-        dealer = Dealer(texts, self._recipe, prompter, engine.max_model_len)
+        dealer = Dealer(texts, self._recipe, prompter, engine.max_model_len, on_shot)
         schedule = Schedule(engine, len(prompter.primer), first_guess=max(self._recipe.max_new_tokens // 2, 1))
         finished = schedule.run(dealer.jobs())
         asked = n_pairs = 0

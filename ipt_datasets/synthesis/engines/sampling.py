@@ -11,10 +11,10 @@ GREEDY_BELOW = 1e-5
 
 def is_plain(request: Request) -> bool:
     """Whether the next token is simply the most likely one."""
-    return request.temperature < GREEDY_BELOW and request.repetition_penalty == 1.0
+    return request.temperature < GREEDY_BELOW and request.repetition_penalty == 1.0 and not request.frequency_penalty
 
 
-def draw(logits: Any, request: Request, stream: random.Random, seen: Any) -> int:
+def draw(logits: Any, request: Request, stream: random.Random, seen: Any, generated: list[int]) -> int:
     """Choose the next token.
 
     Args:
@@ -22,10 +22,14 @@ def draw(logits: Any, request: Request, stream: random.Random, seen: Any) -> int
         request: how to sample.
         stream: the request's own; one number is drawn from it a token.
         seen: which ids stand in the prompt or the completion, bool of shape [vocabulary].
+        generated: the completion so far.
     """
     penalty = request.repetition_penalty
     if penalty != 1.0:
         logits = logits.where(~seen, logits.where(logits <= 0, logits / penalty).where(logits > 0, logits * penalty))
+    if request.frequency_penalty and generated:
+        ids = logits.new_tensor(generated).long()
+        logits = logits.index_add(0, ids, logits.new_full((len(generated),), -request.frequency_penalty))
     if request.temperature < GREEDY_BELOW:
         return int(logits.argmax())
     # In double precision, so that the sum over a large vocabulary still tells its rare ids apart.

@@ -178,7 +178,8 @@ class TransformersEngine:
         try:
             with self._torch.inference_mode():
                 _, key_values = self._read_prompt([self.tokenizer.eos_id], 0, [])
-            plain = all(tensor.shape[0] == tensor.shape[2] == 1 for layer in key_values for tensor in layer)
+            shapes = [tensor.shape for layer in key_values for tensor in layer]
+            plain = bool(shapes) and all(shape[0] == shape[2] == 1 for shape in shapes)
         except Exception as error:  # whatever a model's code raises on a cache that is not its own
             said, plain = _one_line(error), False
         if not plain:
@@ -203,7 +204,7 @@ class TransformersEngine:
                 if row.request.repetition_penalty != 1.0:
                     row.seen = logits.new_zeros(len(logits), dtype=self._torch.bool)
                     row.seen[row.ids] = True
-                token = draw(logits, row.request, row.stream, row.seen)
+                token = draw(logits, row.request, row.stream, row.seen, row.generated)
                 finished += self._append(len(self._rows) - 1, token)
                 continue
             # Outside of the except clause, whose error would hold on to the tensors of the failed call.
@@ -239,7 +240,7 @@ class TransformersEngine:
             for index in reversed(range(len(self._rows))):  # a row that leaves is replaced by a later one
                 row = self._rows[index]
                 if not is_plain(row.request):
-                    tokens[index] = draw(logits[index], row.request, row.stream, row.seen)
+                    tokens[index] = draw(logits[index], row.request, row.stream, row.seen, row.generated)
                 finished += self._append(index, tokens[index])
             return finished
         if self._make_room(len(self._rows) // 2):
