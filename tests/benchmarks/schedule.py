@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
     for kv_blocks, schedules in ((None, [depth_first]), (args.blocks, [barrier, depth_first])):
-        engine = VLLMEngine(prepare_smol(), num_gpu_blocks_override=kv_blocks, block_size=16 if kv_blocks else None)
+        engine = VLLMEngine(prepare_smol(), num_gpu_blocks_override=kv_blocks)
         prompter = Prompter(engine.tokenizer, PAPER)
         chains = texts_of(args.chains, prompter)
         for _ in range(args.runs):
