@@ -7,6 +7,8 @@ import tempfile
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="ipt-datasets-cache-")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# With two threads each operation of torch waits for the slower one: beside other load that costs more than it gains.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import shutil

@@ -266,7 +266,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     )
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ipt_datasets.cli", "augment", str(file), str(out), "--engine", "scripted"]
-    with subprocess.Popen([*command, "--rows-per-shard", "100"], stderr=subprocess.PIPE, text=True) as process:
+
+    def heed_ctrl_c():  # a shell starts what runs in the background with the signal ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        [*command, "--rows-per-shard", "100"], stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    ) as process:
         while not list(out.glob("pairs/train-*.parquet")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)

@@ -16,9 +16,13 @@ pytest.importorskip("vllm")
 pytestmark = pytest.mark.slow
 
 TEXTS = [
-    "The Dead Sea is a salt lake between Jordan and Israel. Its surface lies about 430 metres below sea level. " * 3,
-    "Basalt is a dark volcanic rock that forms when lava rich in iron and magnesium cools quickly. " * 4,
-    "Saffron is a spice made from the dried stigmas of a crocus. Each flower bears only three of them. " * 4,
+    "The Dead Sea is a salt lake between Jordan and Israel. Its surface lies about 430 metres below sea level, which "
+    "makes its shores the lowest land on Earth. The water is almost ten times as salty as the ocean, so that no fish "
+    "live in it and bathers float without effort.",
+    "Basalt is a dark volcanic rock that forms when lava rich in iron and magnesium cools quickly. Most of the floor "
+    "of the oceans consists of it. Where a thick flow shrinks as it cools, the rock splits into six-sided columns.",
+    "Saffron is a spice made from the dried stigmas of a crocus. Each flower bears only three of them, and they are "
+    "picked by hand in the early morning. Iran grows most of the saffron that is sold.",
 ]
 
 
@@ -61,7 +65,7 @@ def test_shot_after_shot_hits_the_prefix_cache(engine):
     try:
         engine.reset_prefix_cache()
         before = engine.counters()
-        synthesizer = Synthesizer(model="any/model", engine=engine, markup="chat", shots=3, max_new_tokens=60)
+        synthesizer = Synthesizer(model="any/model", engine=engine, markup="chat", shots=3, max_new_tokens=120)
         rows = list(synthesizer.synthesize(TEXTS))
     finally:
         del engine.submit
@@ -78,7 +82,8 @@ def test_shot_after_shot_hits_the_prefix_cache(engine):
 
 def test_a_prompt_that_goes_on_from_an_earlier_one_finds_its_blocks(engine):
     block = engine._engine.vllm_config.cache_config.block_size
-    first = Request(question(engine, TEXTS[0] * 2), 150)
+    counting = question(engine, "Count to 1000.") + engine.tokenizer.encode("1, 2, 3," * 1000)
+    first = Request(counting[: block - 8], 16)
     earlier = first.prompt + run(engine, {1: first})[1].token_ids
     before = engine.counters()
     second = Request(earlier + question(engine, TEXTS[1]), 4)
