@@ -102,7 +102,7 @@ def _add_synthesis_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--frequency-penalty", type=float, help="0 is off; against loops (0.1 for smol, else 0)")
     group.add_argument("--long-texts", default="split", choices=LONG_TEXTS, help="(%(default)s)")
     group.add_argument("--max-windows", type=int, metavar="N", help="windows of one long text")
-    group.add_argument("--max-pairs", type=int, metavar="N", help="pairs kept of one shot")
+    group.add_argument("--max-pairs", type=int, metavar="N", help="pairs kept of one text")
     group.add_argument(
         "--engine-option",
         action="append",

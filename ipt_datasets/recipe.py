@@ -41,7 +41,7 @@ class Recipe:
         long_texts: what happens to a text longer than one prompt holds: "split" in windows that are shots of their
             own, "truncate" (only the first window is read), or "skip" (status `too_long`).
         max_windows: the most windows of one long text; None: all.
-        max_pairs: the most pairs kept of one shot; None: all.
+        max_pairs: the most pairs kept of one text; None: all.
         text_column: the column that holds the raw texts.
         seed: decides sampling.
         version: of the recipe's meaning, see RECIPE_VERSION.
@@ -112,8 +112,7 @@ class Recipe:
 def read_primer(primer: Iterable[Any]) -> Primer:
     """Read finished shots: (text, pairs) tuples or {"text": ..., "pairs": [...]} mappings.
 
-    A pair is a `Pair`, a mapping with `instruction` and `response` (and, if it has them, `options` and `rationale`),
-    or an (instruction, response) tuple.
+    A pair is whatever `Pair.read` reads: a `Pair`, a mapping with `instruction` and `response`, or a tuple of them.
 
     Raises:
         RecipeError: a shot without a text or without pairs, or a pair that is none of the above.
@@ -122,7 +121,7 @@ def read_primer(primer: Iterable[Any]) -> Primer:
     for number, shot in enumerate(primer):
         try:
             text, pairs = (shot["text"], shot["pairs"]) if isinstance(shot, Mapping) else shot
-            read = tuple(_read_pair(pair) for pair in pairs)
+            read = tuple(Pair.read(pair) for pair in pairs)
         except (TypeError, ValueError, KeyError) as error:
             raise RecipeError(
                 f"shot {number} of the primer is {shot!r:.200}; expected a text and its pairs, each with an "
@@ -132,14 +131,6 @@ def read_primer(primer: Iterable[Any]) -> Primer:
             raise RecipeError(f"shot {number} of the primer needs a text and at least one pair, got {shot!r:.200}")
         shots.append((text, read))
     return tuple(shots)
-
-
-def _read_pair(pair: Any) -> Pair:
-    if isinstance(pair, Pair):
-        return pair
-    if isinstance(pair, Mapping):
-        return Pair.from_row({"options": (), "rationale": "", **pair})
-    return Pair(*pair)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -91,9 +91,18 @@ class Pair:
     rationale: str = ""
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Pair":
-        """Read an element of a `pairs` column."""
-        return cls(row["instruction"], row["response"], tuple(row["options"] or ()), row["rationale"] or "")
+    def read(cls, value: Any) -> "Pair":
+        """Read a `Pair`, an element of a `pairs` column or a mapping like it, or an (instruction, response) tuple.
+
+        Raises:
+            KeyError, TypeError: the value is none of them.
+        """
+        if isinstance(value, Pair):
+            return value
+        if isinstance(value, Mapping):
+            options, rationale = value.get("options"), value.get("rationale")
+            return cls(value["instruction"], value["response"], tuple(options or ()), rationale or "")
+        return cls(*value)
 
     def to_row(self, shot: int) -> dict[str, Any]:
         """Give an element of a `pairs` column; `shot` is the index into the row's `shots`."""

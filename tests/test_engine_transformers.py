@@ -331,7 +331,7 @@ def test_only_ids_of_the_nucleus_are_drawn(logits, top_p, temperature):
     kept = TopPLogitsWarper(top_p)(None, scores)[0]
     stream, request = random.Random(0), Request([1], 1, temperature=temperature, top_p=top_p)
     for _ in range(20):
-        drawn = draw(torch.tensor(logits), request, stream, None)
+        drawn = draw(torch.tensor(logits), request, stream, None, [])
         # Of equally likely ids at the edge of the nucleus either may be in it.
         assert kept[drawn] > -float("inf") or scores[0, drawn] in scores[0][kept > -float("inf")]
 
@@ -339,7 +339,7 @@ def test_only_ids_of_the_nucleus_are_drawn(logits, top_p, temperature):
 def test_ids_are_drawn_as_often_as_they_are_likely():
     chances = [0.5, 0.3, 0.15, 0.05]
     stream, request = random.Random(1), Request([1], 1, temperature=1.0)
-    counts = Counter(draw(torch.tensor(chances).log(), request, stream, None) for _ in range(4000))
+    counts = Counter(draw(torch.tensor(chances).log(), request, stream, None, []) for _ in range(4000))
     for index, chance in enumerate(chances):
         assert abs(counts[index] / 4000 - chance) < 0.03
 
@@ -353,8 +353,17 @@ def test_the_repetition_penalty_is_the_one_of_transformers(logits, penalty, data
     seen = torch.zeros(len(logits), dtype=torch.bool)
     seen[ids] = True
     expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), torch.tensor([logits]))[0]
-    drawn = draw(torch.tensor(logits), Request([1], 1, repetition_penalty=penalty), random.Random(0), seen)
+    drawn = draw(torch.tensor(logits), Request([1], 1, repetition_penalty=penalty), random.Random(0), seen, [])
     assert expected[drawn] == expected.max()
+
+
+@given(LOGITS, st.floats(-2, 2), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_frequency_penalty_counts_what_was_generated(logits, penalty, data):
+    generated = data.draw(st.lists(st.integers(0, len(logits) - 1)))
+    expected = [logit - penalty * generated.count(index) for index, logit in enumerate(logits)]
+    drawn = draw(torch.tensor(logits), Request([1], 1, frequency_penalty=penalty), random.Random(0), None, generated)
+    assert expected[drawn] == pytest.approx(max(expected), abs=1e-5)
 
 
 @given(

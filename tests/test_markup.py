@@ -115,6 +115,15 @@ def test_parses_agree_with_the_reference(golden):
         assert [_joined(pair) for pair in parsed.pairs] == case["pairs"]
 
 
+def test_people_may_write_pairs_as_tuples_or_rows():
+    pair = Pair("Who?", "the heron")
+    forms = [pair, ("Who?", "the heron"), {"instruction": "Who?", "response": "the heron"}, pair.to_row(shot=0)]
+    prompts = {render_prompt([("A heron waits.", [form])], "It flies.") for form in forms}
+    assert prompts == {
+        "<s> <CON> A heron waits. </CON>\n\n<QUE> Who? <ANS> the heron </END></s><s> <CON> It flies. </CON>\n\n"
+    }
+
+
 def test_prompt_strings_agree_with_the_reference(golden):
     for scenario in golden["prompts"]:
         for number, chain in enumerate(scenario["chains"]):

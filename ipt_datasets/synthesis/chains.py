@@ -108,7 +108,7 @@ def run_chain(
             stop=prompter.markup.stop,
         )
         text = prompter.completion_text(completion.token_ids)
-        pairs, rejected = _read(text, completion, prompter, recipe.max_pairs)
+        pairs, rejected = _read(text, completion, prompter)
         shots.append(
             Shot(
                 row=stretch.row,
@@ -136,15 +136,11 @@ def run_chain(
     return shots
 
 
-def _read(
-    text: str, completion: Completion, prompter: Prompter, max_pairs: int | None
-) -> tuple[tuple[Pair, ...], tuple[Rejected, ...]]:
+def _read(text: str, completion: Completion, prompter: Prompter) -> tuple[tuple[Pair, ...], tuple[Rejected, ...]]:
     if completion.finish_reason == "error":
         return (), (Rejected("engine_error", completion.error),)
     parsed = prompter.markup.parse(text, completion.finish_reason)
-    kept = parsed.pairs[:max_pairs]
-    over = tuple(Rejected("over_limit", prompter.markup.render_pairs([pair])) for pair in parsed.pairs[len(kept) :])
-    return kept, parsed.rejected + over
+    return parsed.pairs, parsed.rejected
 
 
 def _request_seed(seed: int, chain: str, position: int) -> int:

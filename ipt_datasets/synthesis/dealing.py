@@ -2,11 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ipt_datasets.errors import InputError
 from ipt_datasets.recipe import Recipe
+from ipt_datasets.schema import Rejected
 from ipt_datasets.synthesis.chains import Shot, Stretch, run_chain
 from ipt_datasets.synthesis.prompts import Prompter
 from ipt_datasets.synthesis.schedule import Job
@@ -105,6 +106,8 @@ class Dealer:
             self._first += 1
             row.shots.sort(key=lambda shot: shot.start)
             row.status = row.status or _status_after(row.shots)
+            if self._recipe.max_pairs is not None:
+                row.shots = self._limited(row.shots, self._recipe.max_pairs)
             yield row
 
     def _stretches(self, number: int, text: str, row: SynthesizedRow) -> Iterator[Stretch]:
@@ -126,6 +129,16 @@ class Dealer:
         except ValueError:
             # One character takes more tokens than a prompt has room for: there is nothing to cut.
             row.status = "" if taken else "too_long"
+
+    def _limited(self, shots: list[Shot], room: int) -> list[Shot]:
+        """Keep the first pairs of a text; the others are named and not lost. Prompts had them all."""
+        limited = []
+        for shot in shots:
+            kept, over = shot.pairs[:room], shot.pairs[room:]
+            named = tuple(Rejected("over_limit", self._prompter.markup.render_pairs([pair]).strip()) for pair in over)
+            limited.append(replace(shot, pairs=kept, rejected=shot.rejected + named))
+            room -= len(kept)
+        return limited
 
     def _job(self, dealt: list[Stretch]) -> Job[list[Shot]]:
         chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len, self._on_shot)

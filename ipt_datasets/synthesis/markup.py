@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from ipt_datasets.schema import Pair, ParsedCompletion, Rejected
 
@@ -285,16 +285,16 @@ def parse_pairs(completion: str) -> ParsedCompletion:
     return PAPER.parse(completion)
 
 
-def render_prompt(
-    shots: Iterable[tuple[str, Iterable[Pair]]], text: str, *, bos: str = "<s>", eos: str = "</s>"
-) -> str:
+def render_prompt(shots: Iterable[tuple[str, Iterable[Any]]], text: str, *, bos: str = "<s>", eos: str = "</s>") -> str:
     """Write a prompt in the paper's markup as a string, for people; what goes to an engine is always token ids.
 
     Args:
-        shots: finished shots, each a raw text and its pairs.
+        shots: finished shots, each a raw text and its pairs, which may be anything that `Pair.read` reads.
         text: the raw text to write pairs about.
         bos: the tokenizer's begin-of-text token.
         eos: its end-of-text token.
     """
-    history = "".join(f"{bos}{PAPER.render_text(shot)}{PAPER.render_pairs(pairs)}{eos}" for shot, pairs in shots)
+    history = "".join(
+        f"{bos}{PAPER.render_text(shot)}{PAPER.render_pairs(map(Pair.read, pairs))}{eos}" for shot, pairs in shots
+    )
     return f"{history}{bos}{PAPER.render_text(text)}"

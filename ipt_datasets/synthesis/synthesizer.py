@@ -57,7 +57,7 @@ class Synthesizer:
         frequency_penalty: 0 is off; more punishes what the completion repeats; None: 0, for "smol"
             SMOL_FREQUENCY_PENALTY.
         max_windows: the most windows of one long text.
-        max_pairs: the most pairs kept of one shot.
+        max_pairs: the most pairs kept of one text.
         engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
             they say how the model runs, are not part of the recipe and stay in this process.
 

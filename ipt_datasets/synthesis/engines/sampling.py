@@ -1,6 +1,7 @@
 """One row's next token, from its own stream of random numbers: what else is in the batch changes nothing."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from ipt_datasets.synthesis.engines import Request
@@ -14,7 +15,7 @@ def is_plain(request: Request) -> bool:
     return request.temperature < GREEDY_BELOW and request.repetition_penalty == 1.0 and not request.frequency_penalty
 
 
-def draw(logits: Any, request: Request, stream: random.Random, seen: Any, generated: list[int]) -> int:
+def draw(logits: Any, request: Request, stream: random.Random, seen: Any, generated: Sequence[int] = ()) -> int:
     """Choose the next token.
 
     Args:
@@ -28,7 +29,7 @@ def draw(logits: Any, request: Request, stream: random.Random, seen: Any, genera
     if penalty != 1.0:
         logits = logits.where(~seen, logits.where(logits <= 0, logits / penalty).where(logits > 0, logits * penalty))
     if request.frequency_penalty and generated:
-        ids = logits.new_tensor(generated).long()
+        ids = logits.new_tensor(list(generated)).long()
         logits = logits.index_add(0, ids, logits.new_full((len(generated),), -request.frequency_penalty))
     if request.temperature < GREEDY_BELOW:
         return int(logits.argmax())
