@@ -1,6 +1,12 @@
 """The errors a user can meet; each message says what was given, what was expected and what to do."""
 
 
+def one_line(error: BaseException) -> str:
+    """Give what an exception says as one line of bounded length, its type where it says nothing."""
+    said = " ".join(str(error).split())
+    return (said if len(said) <= 400 else f"{said[:400]}...") or type(error).__name__
+
+
 class IPTError(Exception):
     """Anything that a user can cause or mend; the command line prints its message as one line."""
 

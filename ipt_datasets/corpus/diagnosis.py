@@ -17,7 +17,8 @@ from datasets import Features, Value
 from datasets.table import table_cast
 
 from ipt_datasets.corpus.json_faults import json_faults
-from ipt_datasets.corpus.lines import decoded, format_of, one_line, show
+from ipt_datasets.corpus.lines import decoded, format_of, show
+from ipt_datasets.errors import one_line
 
 
 def find_fault(files: Sequence[str], features: Features | None, *, columns_may_differ: bool = False) -> str | None:

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.json
 from datasets import Features, Json, LargeList, List, Value
 
-from ipt_datasets.corpus.lines import decoded, format_of, lines, one_line, show
+from ipt_datasets.corpus.lines import decoded, format_of, lines, show
+from ipt_datasets.errors import one_line
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 

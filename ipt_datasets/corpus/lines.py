@@ -20,12 +20,6 @@ def format_of(file: str) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
 
 
-def one_line(error: BaseException) -> str:
-    """Give what an exception says as one line of bounded length, its type where it says nothing."""
-    said = " ".join(str(error).split())
-    return (said if len(said) <= 400 else f"{said[:400]}...") or type(error).__name__
-
-
 def lines(file: str) -> Iterator[tuple[int, int, bytes]]:
     """Yield number, byte offset (after decompression) and bytes of every line."""
     offset = 0

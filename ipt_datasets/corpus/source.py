@@ -20,9 +20,9 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 
 from ipt_datasets.corpus.diagnosis import find_fault
 from ipt_datasets.corpus.json_faults import find_surrogate, holds_json
-from ipt_datasets.corpus.lines import format_of, one_line
+from ipt_datasets.corpus.lines import format_of
 from ipt_datasets.corpus.readers import SlicedParquet, find_builder, local_folder
-from ipt_datasets.errors import InputError
+from ipt_datasets.errors import InputError, one_line
 
 _STRING_TYPES = ("string", "large_string", "string_view", "null")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ipt_datasets.errors import EngineError
+from ipt_datasets.errors import EngineError, one_line
 from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.device import free_memory, is_out_of_memory, place
 from ipt_datasets.synthesis.engines.kv_slots import KVSlots, Prefixes, common_prefix, use_grouped_attention
@@ -81,7 +81,7 @@ class TransformersEngine:
             from transformers import AutoModelForCausalLM
         except ImportError as error:
             raise EngineError(
-                f"the transformers engine needs torch, which cannot be imported ({_one_line(error)}); "
+                f"the transformers engine needs torch, which cannot be imported ({one_line(error)}); "
                 'run `pip install "ipt-datasets[smol]"`, or use another engine'
             ) from error
         self._torch = torch
@@ -92,7 +92,7 @@ class TransformersEngine:
         except Exception as error:  # transformers raises whatever its parts raise
             given = ", ".join(f"{name}={value!r}" for name, value in options.items())
             raise EngineError(
-                f"transformers cannot load {str(model)!r}{given and f' with {given}'}: {_one_line(error)}; expected "
+                f"transformers cannot load {str(model)!r}{given and f' with {given}'}: {one_line(error)}; expected "
                 "a folder or Hub id of a causal language model, and options of its from_pretrained"
             ) from error
         config = self._model.config.get_text_config()
@@ -146,7 +146,7 @@ class TransformersEngine:
                     finished = [*self._admit(), *self._decode()]
         except Exception as error:  # a device that failed, or a defect in the model's code
             self._dead = (
-                f"the transformers engine died ({type(error).__name__}: {_one_line(error)}); what was finished is "
+                f"the transformers engine died ({type(error).__name__}: {one_line(error)}); what was finished is "
                 "kept; start again, with a smaller batch_size if memory ran out"
             )
             raise EngineError(self._dead) from error
@@ -181,7 +181,7 @@ class TransformersEngine:
             shapes = [tensor.shape for layer in key_values for tensor in layer]
             plain = bool(shapes) and all(shape[0] == shape[2] == 1 for shape in shapes)
         except Exception as error:  # whatever a model's code raises on a cache that is not its own
-            said, plain = _one_line(error), False
+            said, plain = one_line(error), False
         if not plain:
             raise EngineError(f"the transformers engine cannot run {name!r}: {said}; use engine='vllm' for it")
 
@@ -197,7 +197,7 @@ class TransformersEngine:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                said = _one_line(error)
+                said = one_line(error)
             else:
                 self._rows.append(row)
                 row.cached = known if row.cached is None else row.cached
@@ -232,7 +232,7 @@ class TransformersEngine:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            said = _one_line(error)
+            said = one_line(error)
         else:
             self._slots.end_step()
             tokens = logits.argmax(-1).tolist()
@@ -320,7 +320,3 @@ class TransformersEngine:
             logits_to_keep=1,
         )
         return output.logits[0, -1].float(), [[layer.keys, layer.values] for layer in cache.layers]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ipt_datasets.errors import EngineError
+from ipt_datasets.errors import EngineError, one_line
 from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.tokens import HFTokenizer, PromptTokenizer
 
@@ -82,7 +82,7 @@ class VLLMEngine:
             )
         except Exception as error:  # vLLM raises whatever its parts raise
             raise EngineError(
-                f"vLLM cannot load {str(model)!r}: {_one_line(error)}; expected a folder or Hub id of a model it "
+                f"vLLM cannot load {str(model)!r}: {one_line(error)}; expected a folder or Hub id of a model it "
                 "supports, and options of its EngineArgs (what its own process said stands above)"
             ) from error
         started = self._engine.vllm_config
@@ -123,7 +123,7 @@ class VLLMEngine:
         except EngineDeadError as error:
             raise self._death(error) from error
         except Exception as error:  # what vLLM checks before its engine sees the request
-            said = f"vLLM refused the request: {_one_line(error)}"
+            said = f"vLLM refused the request: {one_line(error)}"
             self._refused[request_id] = Completion([], "error", error=said)
 
     def step(self) -> list[tuple[int, Completion]]:
@@ -186,7 +186,7 @@ class VLLMEngine:
 
     def _death(self, error: Exception) -> EngineError:
         self._dead = (
-            f"the vLLM engine died ({type(error).__name__}: {_one_line(error)}); what was finished is kept; start "
+            f"the vLLM engine died ({type(error).__name__}: {one_line(error)}); what was finished is kept; start "
             "again, with less gpu_memory_utilization, kv_cache_memory_bytes or max_num_seqs if memory ran out"
         )
         return EngineError(self._dead)
@@ -200,10 +200,6 @@ def _start(defaults: dict[str, Any], options: dict[str, Any]) -> Any:
     if current_platform.is_cpu():
         defaults = defaults | CPU_DEFAULTS
     return LLMEngine.from_engine_args(EngineArgs(**defaults | options))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _finished(output: Any) -> tuple[int, Completion]:
