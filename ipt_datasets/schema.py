@@ -47,6 +47,21 @@ TEXT_FEATURES = Features(
 )
 """The columns of the instruction-augmented texts, one row a training document."""
 
+TASK_FEATURES = Features(
+    {
+        "text": Value("string"),
+        "pairs": PAIRS,
+        "task_set": Value("string"),
+        "prompt": Value("string"),
+        "completion": Value("string"),
+    }
+)
+"""The columns of the rows that a synthesizer is tuned and scored on, one row a text with all its gold pairs.
+
+`task_set` names the set; the `shot` of every pair is 0; `prompt` and `completion` are the text and the pairs in the
+paper's markup, without BOS and EOS, for other trainers (trl's prompt-completion format).
+"""
+
 STATUSES: Mapping[str, str] = {
     "ok": "at least one pair",
     "no_pairs": "the synthesizer was asked and nothing it wrote could be kept; see `rejected`",

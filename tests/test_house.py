@@ -18,6 +18,9 @@ LAYERS = [
     ("synthesis",),
     ("templating",),
     ("corpus",),
+    ("tasks",),
+    ("quality",),
+    ("tuning",),
     ("cli",),
 ]  # each may import what stands before it, and its own layer
 

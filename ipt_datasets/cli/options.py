@@ -1,0 +1,88 @@
+"""Options that several commands share, and how their values are read."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ipt_datasets.errors import RecipeError
+
+
+def add_source_options(parser: argparse.ArgumentParser, config_name: str | None = None) -> None:
+    group = parser.add_argument_group("input")
+    group.add_argument("--split", default="train", help="(%(default)s)")
+    group.add_argument("--config-name", metavar="C", default=config_name, help="config of the dataset (%(default)s)")
+    group.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id")
+    group.add_argument("--text-column", default="text", help="the column of raw texts (%(default)s)")
+
+
+def add_synthesis_options(parser: argparse.ArgumentParser) -> None:
+    from ipt_datasets.recipe import ENGINES, LONG_TEXTS, MARKUP_NAMES
+
+    group = parser.add_argument_group("synthesis")
+    group.add_argument("--model", default="smol", help="smol, a Hub id or a folder (%(default)s)")
+    group.add_argument("--model-revision", metavar="R", help="branch, tag or commit of the model's Hub id")
+    group.add_argument("--engine", default="auto", choices=ENGINES, help="(%(default)s)")
+    group.add_argument("--shots", type=int, default=2, help="raw texts a chain, the paper's M (%(default)s)")
+    group.add_argument("--markup", choices=MARKUP_NAMES, help="how shots are written (chat for smol, else paper)")
+    group.add_argument("--primer", metavar="FILE", help="JSON list of finished shots: [{text, pairs: [...]}]")
+    group.add_argument("--max-new-tokens", type=int, default=400, help="of one completion (%(default)s)")
+    group.add_argument("--max-model-len", type=int, help="prompt and completion together (the model's, 4096 at most)")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
+    group.add_argument("--top-p", type=float, default=1.0, help="(%(default)s)")
+    group.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is off (%(default)s)")
+    group.add_argument("--frequency-penalty", type=float, help="0 is off; against loops (0.1 for smol, else 0)")
+    group.add_argument("--long-texts", default="split", choices=LONG_TEXTS, help="(%(default)s)")
+    group.add_argument("--max-windows", type=int, metavar="N", help="windows of one long text")
+    group.add_argument("--max-pairs", type=int, metavar="N", help="pairs kept of one text")
+    group.add_argument(
+        "--engine-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="passed to the engine, e.g. gpu_memory_utilization=0.9; may be given several times",
+    )
+
+
+def add_templating_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("templates")
+    group.add_argument(
+        "--templates", action="append", default=[], metavar="FILE", help="a TOML file of templates to add"
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="go on where a run stopped; start in an empty folder")
+    either.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote")
+
+
+def print_counts(counts: Any) -> None:
+    from ipt_datasets.schema import REJECT_REASONS, STATUSES
+
+    asked = f", the synthesizer read {counts.prompt_tokens:,} and wrote {counts.completion_tokens:,} tokens"
+    print(f"{counts.rows:,} raw texts -> {counts.n_pairs:,} pairs -> {counts.texts:,} training texts{asked}")
+    for heading, numbers, meanings in (
+        ("raw texts", counts.statuses, STATUSES),
+        ("pairs", counts.pairs, {}),
+        ("rejected pieces", counts.rejected, REJECT_REASONS),
+    ):
+        for name, number in sorted(numbers.items(), key=lambda item: -item[1]):
+            print(f"  {heading:<16}{number:>10,}  {name}{f': {meanings[name]}' if name in meanings else ''}")
+
+
+def read_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_option(option: str) -> tuple[str, Any]:
+    key, equals, value = option.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--engine-option {option!r}: expected KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
