@@ -9,6 +9,7 @@ from ipt_datasets.errors import RecipeError
 
 
 def add_source_options(parser: argparse.ArgumentParser, config_name: str | None = None) -> None:
+    """Add what says which part of the input is read."""
     group = parser.add_argument_group("input")
     group.add_argument("--split", default="train", help="(%(default)s)")
     group.add_argument("--config-name", metavar="C", default=config_name, help="config of the dataset (%(default)s)")
@@ -17,6 +18,7 @@ def add_source_options(parser: argparse.ArgumentParser, config_name: str | None 
 
 
 def add_synthesis_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `Synthesizer`."""
     from ipt_datasets.recipe import ENGINES, LONG_TEXTS, MARKUP_NAMES
 
     group = parser.add_argument_group("synthesis")
@@ -45,6 +47,7 @@ def add_synthesis_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_templating_options(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `Templatizer`."""
     group = parser.add_argument_group("templates")
     group.add_argument(
         "--templates", action="append", default=[], metavar="FILE", help="a TOML file of templates to add"
@@ -52,12 +55,14 @@ def add_templating_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--resume` and `--overwrite`."""
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--resume", action="store_true", help="go on where a run stopped; start in an empty folder")
     either.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote")
 
 
 def print_counts(counts: Any) -> None:
+    """Print what a corpus holds."""
     from ipt_datasets.schema import REJECT_REASONS, STATUSES
 
     asked = f", the synthesizer read {counts.prompt_tokens:,} and wrote {counts.completion_tokens:,} tokens"
@@ -72,6 +77,7 @@ def print_counts(counts: Any) -> None:
 
 
 def read_json(path: str) -> Any:
+    """Read a JSON file that a user named."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -79,6 +85,7 @@ def read_json(path: str) -> Any:
 
 
 def read_option(option: str) -> tuple[str, Any]:
+    """Read KEY=VALUE; the value is JSON where it can be, else a string."""
     key, equals, value = option.partition("=")
     if not equals or not key:
         raise RecipeError(f"--engine-option {option!r}: expected KEY=VALUE")
