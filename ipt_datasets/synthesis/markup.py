@@ -163,7 +163,7 @@ class Markup:
             return "several_questions"
         if not answer:
             return "empty_answer"
-        pair = self._read_pair(question, answer)
+        pair = self.read_pair(question, answer)
         return (question.lower(), pair) if pair.instruction and pair.response else "empty_question"
 
     def _lines_split(self, piece: str) -> list[str]:
@@ -184,7 +184,8 @@ class Markup:
             return response
         return f"{self.escape(self._in_answer.escape(pair.rationale))}\n{CONCLUSION}{response}"
 
-    def _read_pair(self, question: str, answer: str) -> Pair:
+    def read_pair(self, question: str, answer: str) -> Pair:
+        """Take a question and an answer as written apart into instruction, options, rationale and response."""
         question = question.removesuffix(f"\n{STEP_LINE}").rstrip()
         instruction, marker, listed = question.rpartition(f"\n{OPTIONS_LINE}")
         options = [option.strip() for option in listed.split("\n- ")] if marker else []

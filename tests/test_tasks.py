@@ -1,0 +1,317 @@
+"""Task sets become rows: nothing is lost without a reason, nothing of an evaluation set is tuned on."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipt_datasets.errors import InputError
+from ipt_datasets.schema import TASK_FEATURES, Pair
+from ipt_datasets.synthesis.markup import PAPER, parse_pairs
+from ipt_datasets.tasks.converters import (
+    CONVERTERS,
+    LEFT_OUT,
+    LeftOut,
+    TaskText,
+    from_chain_of_thought,
+    from_collection,
+    from_multiple_choice,
+    from_prompts,
+    from_questions,
+    from_squad,
+    from_summary,
+    from_yes_no,
+)
+from ipt_datasets.tasks.derive import add_options, add_rationales, gather, join_neighbours, order_by_place
+from ipt_datasets.tasks.public_sets import write_table
+from ipt_datasets.tasks.select import OVERLAP_WORDS, Overlap, is_held_out, most_pairs
+from ipt_datasets.tasks.sets import read_description, read_task_rows
+
+TEXT = (
+    "The lighthouse was built in 1884 by Anna Berg. It stands on the island of Utsira. "
+    "Its lamp burned oil until 1952, when Karl Moe installed electric light. The tower is 13 metres high."
+)
+PAIRS = (
+    Pair("How high is the tower?", "13 metres"),
+    Pair("Who built the lighthouse?", "Anna Berg"),
+    Pair("Who installed electric light?", "Karl Moe"),
+    Pair("Where does it stand?", "Utsira"),
+    Pair("When was it built?", "1884"),
+)
+
+
+def one(found) -> TaskText:
+    [text] = found
+    assert isinstance(text, TaskText), text
+    return text
+
+
+def reasons(found) -> list[str]:
+    return [each.reason for each in found if isinstance(each, LeftOut)]
+
+
+def test_squad_articles_with_several_answers_none_and_no_context():
+    article = {
+        "title": "Utsira",
+        "paragraphs": [
+            {
+                "context": TEXT,
+                "qas": [
+                    {"question": "who built it", "answers": [{"text": "Anna Berg"}, {"text": "Berg"}]},
+                    {"question": "Who painted it?", "answers": [], "is_impossible": True},
+                    {"question": " ", "answers": [{"text": "1884"}]},
+                ],
+            },
+            {"context": " ", "qas": [{"question": "Why?", "answers": [{"text": "so"}]}]},
+            {"context": "Nothing is asked here.", "qas": []},
+        ],
+    }
+    found = list(from_squad({"data": [article]}))
+    assert reasons(found) == ["no_answer", "no_question", "no_text", "no_pairs"]
+    [text] = [each for each in found if isinstance(each, TaskText)]
+    assert text == TaskText(TEXT, (Pair("Who built it?", "Anna Berg"),), "Utsira")
+
+
+@pytest.mark.parametrize(
+    "answers", ["Anna Berg", ["Anna Berg", "Berg"], {"text": ["Anna Berg"], "answer_start": [36]}, [["", "Anna Berg"]]]
+)
+def test_answers_are_read_in_every_way_they_are_written(answers):
+    row = {"passage": {"body": TEXT}, "q": "Who built it?", "a": answers}
+    assert one(from_questions(row, text="passage.body", question="q", answer="a")).pairs[0].response == "Anna Berg"
+
+
+@pytest.mark.parametrize("answer", ["B", "b)", 1, "Karl Moe", "B) Karl Moe", "karl moe."])
+def test_the_right_option_is_found_by_letter_number_and_text(answer):
+    row = {"context": TEXT, "question": "Who?", "options": ["A) Anna Berg", "B) Karl Moe"], "answer": answer}
+    pair = one(from_multiple_choice(row)).pairs[0]
+    assert (pair.response, pair.options) == ("Karl Moe", ("Anna Berg", "Karl Moe"))
+
+
+def test_an_answer_outside_the_options_is_left_out_with_its_reason():
+    row = {"context": TEXT, "question": "Who?", "options": ["Anna", "Karl"], "answer": "Eva"}
+    assert reasons(from_multiple_choice(row)) == ["not_in_options"]
+    assert reasons(from_multiple_choice({**row, "options": ["Eva"]})) == ["too_few_options"]
+    assert reasons(from_yes_no({"passage": TEXT, "question": "Is it?", "answer": "perhaps"})) == ["not_in_options"]
+
+
+@pytest.mark.parametrize(("answer", "word"), [(True, "yes"), (0, "no"), ("Maybe", "maybe"), ("false", "no")])
+def test_yes_no_maybe(answer, word):
+    row = {"passage": TEXT, "question": "is it old", "answer": answer}
+    pair = one(from_yes_no(row, options=("yes", "no", "maybe"))).pairs[0]
+    assert (pair.instruction, pair.response, pair.options) == ("Is it old?", word, ("yes", "no", "maybe"))
+
+
+def test_summaries_and_titles_are_asked_for():
+    row = {"body": TEXT, "title": "A lighthouse", "tldr": ["", "An old lighthouse."]}
+    text = one(from_summary(row, text="body", asked={"tldr": "Summarize.", "title": "Give a title."}))
+    assert text.pairs == (Pair("Summarize.", "An old lighthouse."), Pair("Give a title.", "A lighthouse"))
+
+
+def test_a_word_problem_is_cut_into_text_and_question():
+    row = {"question": "Ann has 2 pens. She buys 3. How many pens has she?", "answer": "2+3 = <<2+3=5>>5 pens.\n#### 5"}
+    text = one(from_chain_of_thought(row, rationale=""))
+    assert text == TaskText("Ann has 2 pens. She buys 3.", (Pair("How many pens has she?", "5", (), "2+3 = 5 pens."),))
+    assert reasons(from_chain_of_thought({"question": "Why?", "answer": "so", "rationale": "r"})) == ["no_text"]
+
+
+def test_the_text_is_taken_out_of_a_prompt():
+    pattern = r"Read this\.\n(?P<text>.*)\nQ: (?P<question>[^\n]*)\n(?P<options>.*)\n"
+    row = {"prompt": f"Read this.\n{TEXT}\nQ: Who?\n- Anna\n - Karl\n", "completion": "Karl<|endoftext|>"}
+    assert one(from_prompts(row, pattern=pattern)).pairs == (Pair("Who?", "Karl", ("Anna", "Karl")),)
+    assert reasons(from_prompts({"prompt": "Else", "completion": "x"}, pattern=pattern)) == ["no_match"]
+
+
+def test_rows_of_the_released_collection_are_read_with_options_and_reasoning():
+    pairs = [
+        Pair("Who?", "Anna", ("Anna", "Karl")),
+        Pair("How old?", "7", (), "It is 2 and 5."),
+        Pair("Where?", "Utsira"),
+    ]
+    listed = [{"Q": PAPER.render_question(pair), "A": PAPER.render_answer(pair)} for pair in pairs]
+    bad = [{"Q": "Who?\nOptions:\n- Anna\n- Karl", "A": "Eva"}, {"Q": "", "A": "x"}]
+    row = {"context": TEXT, "QA_list": listed + bad, "QA_type": "free", "rc_name": "x"}
+    found = list(from_collection(row))
+    assert reasons(found) == ["not_in_options", "no_question"]
+    assert found[-1] == TaskText(TEXT, tuple(pairs))
+
+
+def test_pairs_about_one_text_come_together_and_equal_questions_once():
+    found = list(gather([TaskText(TEXT, PAIRS[:2]), LeftOut("no_text", ""), TaskText(f" {TEXT}\n", PAIRS[1:3])]))
+    assert reasons(found) == ["no_text", "duplicate"]
+    assert found[-1].pairs == PAIRS[:3]
+
+
+def test_only_neighbours_of_one_document_are_joined():
+    parts = [TaskText(f"Part {at} has five words.", (PAIRS[at],), "ab"[at > 2]) for at in range(5)]
+    joined = list(join_neighbours(parts, 10))
+    assert [text.text.count("Part") for text in joined] == [2, 1, 2]
+    assert [pair for text in joined for pair in text.pairs] == list(PAIRS)
+
+
+def test_pairs_are_ordered_as_the_text_answers_them():
+    ordered = order_by_place(TEXT, PAIRS)
+    assert [pair.response for pair in ordered] == ["1884", "Anna Berg", "Utsira", "Karl Moe", "13 metres"]
+    again = Pair("Which woman built the lighthouse?", "Anna Berg.")
+    assert order_by_place(TEXT, (*PAIRS, again)) == ordered
+    implied = Pair("Why is there no oil any more?", "Because of the electric light that Moe installed")
+    assert order_by_place(TEXT, (*PAIRS, implied))[-3] == implied  # where its sentence begins
+
+
+@given(st.permutations(PAIRS), st.integers(0, 50))
+def test_derived_options_and_reasons_keep_question_and_answer(pairs, seed):
+    pairs = tuple(pairs)
+    chosen = add_options(TEXT, pairs, 1.0, seed)
+    assert [(pair.instruction, pair.response) for pair in chosen] == [(p.instruction, p.response) for p in pairs]
+    for pair in chosen:
+        if pair.options:
+            assert pair.response in pair.options
+            assert len(set(pair.options)) == len(pair.options) >= 3
+    for before, pair in zip(pairs, add_rationales(TEXT, pairs, 1.0, seed), strict=True):
+        assert replace(pair, rationale="") == before
+        assert not pair.rationale or before.response in pair.rationale
+    assert add_options(TEXT, pairs, 0.0, seed) == add_rationales(TEXT, pairs, 0.0, seed) == pairs
+
+
+def test_wrong_options_are_of_the_same_kind():
+    for pair in add_options(TEXT, PAIRS, 1.0, 0):
+        assert all(option[0].isdecimal() == pair.response[0].isdecimal() for option in pair.options)
+    assert any(pair.options for pair in add_options(TEXT, PAIRS, 1.0, 0))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.integers(1, 20))
+def test_the_texts_with_most_pairs_are_kept(numbers, most):
+    texts = [TaskText(f"text {at}", PAIRS[:number]) for at, number in enumerate(numbers)]
+    kept, left = most_pairs(texts, most, 0)
+    assert len(kept) + len(left) == len(texts)
+    assert len(kept) == min(most, len(texts))
+    dropped = [len(text.pairs) for text in texts if text not in kept]
+    assert max(dropped, default=0) <= min(len(text.pairs) for text in kept)
+    assert kept == [text for text in texts if text in kept]
+
+
+def test_overlap_is_found_inside_longer_texts_and_not_between_others():
+    words = [f"w{at}" for at in range(40)]
+    known = Overlap([" ".join(words), "Too short"])
+    assert "X " + " ".join(words[5 : 5 + OVERLAP_WORDS]).upper() + ", y." in known
+    assert "x " + " ".join(words[5 : 4 + OVERLAP_WORDS]) + " y" not in known
+    assert "too short!" in known
+    assert "Too short a text" not in known
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """A description of two sets to tune on and one to evaluate on, with its data."""
+    wiki = [
+        {
+            "context": f"Town {at} has {at + 10} gates. {TEXT}",
+            "qas": [{"question": "How many?", "answer": str(at + 10)}],
+        }
+        for at in range(40)
+    ]
+    (tmp_path / "wiki.json").write_text(json.dumps(wiki))
+    lines = [{"p": f"A place called {at}.", "q": "is it a place", "a": at % 2} for at in range(30)]
+    lines += [
+        {"p": "", "q": "is it", "a": 1},
+        {"p": "x", "q": "is it", "a": "?"},
+        {"p": "a \ud800", "q": "is it", "a": 1},
+    ]
+    (tmp_path / "bool.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "seen.csv").write_text(f'c,q,a\n"Town 7 has 17 gates. {TEXT}",How many?,17\n')
+    (tmp_path / "sets.toml").write_text(
+        """
+        [wiki]
+        files = ["wiki.json"]
+        convert = "squad"
+        [bool]
+        files = ["bool.jsonl"]
+        convert = "yes_no"
+        max_texts = 20
+        arguments = { text = "p", question = "q", answer = "a" }
+        [unseen]
+        files = ["seen.csv"]
+        convert = "questions"
+        use = "evaluate"
+        arguments = { text = "c", question = "q", answer = "a" }
+        """
+    )
+    return tmp_path / "sets.toml"
+
+
+def test_rows_are_split_by_text_and_free_of_evaluation_texts(sets):
+    parts = {part: read_task_rows(sets, sets.parent, part=part, held_out=0.3) for part in ("tune", "held_out")}
+    rows = {part: list(found) for part, (found, _) in parts.items()}
+    texts = {part: {row["text"] for row in found} for part, found in rows.items()}
+    assert not texts["tune"] & texts["held_out"]
+    assert len(texts["tune"] | texts["held_out"]) == sum(map(len, texts.values()))
+    assert 3 < len(texts["held_out"]) < 12
+    unseen, _ = read_task_rows(sets, sets.parent, part="evaluate")
+    assert [row["task_set"] for row in unseen] == ["unseen"]
+    report = parts["tune"][1]["wiki"]
+    # All towns share the lighthouse with the evaluation set: none of them may be tuned on.
+    assert report.left_out == {"in_evaluation": 40}
+    assert not any(row["task_set"] == "wiki" for part in rows.values() for row in part)
+    left = parts["tune"][1]["bool"].left_out
+    assert left == {"no_text": 1, "not_in_options": 1, "not_unicode": 1, "over_max_texts": 10}
+    assert set(left) <= set(LEFT_OUT)
+
+
+def test_rows_have_the_documented_schema_and_parse_back(sets):
+    rows, reports = read_task_rows(sets, sets.parent, names=["bool"], held_out=0.0)
+    assert rows.features == TASK_FEATURES
+    assert len(rows) == reports["bool"].texts == 20
+    for row in rows:
+        assert parse_pairs(row["completion"]).pairs == tuple(map(Pair.read, row["pairs"]))
+        assert row["prompt"] == PAPER.render_text(row["text"])
+    assert read_task_rows(sets, sets.parent, names=["bool"], held_out=0.0)[0][:] == rows[:]
+
+
+def test_the_split_depends_on_the_text_alone():
+    held = [is_held_out(f"text {at}", 0.25, 1) for at in range(400)]
+    assert 60 < sum(held) < 140
+    assert held == [is_held_out(f" text  {at}\n", 0.25, 1) for at in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("[a]\nfiles = ['x.json']\nconvert = 'squid'", "convert = 'squid'"),
+        ("[a]\nconvert = 'squad'", "needs `files` and `convert`"),
+        ("[a]\nfiles = ['x']\nconvert = 'squad'\nmax_text = 3", "max_text"),
+        ("files = 3", "needs `files`"),
+        ("", "describes no task set"),
+        ("[a", "cannot be read"),
+        ("[a]\nfiles = ['none.json']\nconvert = 'squad'", "none.json"),
+        ("[a]\nfiles = ['none']\nconvert = 'public'", "there is no folder"),
+    ],
+)
+def test_a_wrong_description_gets_one_clear_line(tmp_path, written, said):
+    (tmp_path / "sets.toml").write_text(written)
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_task_rows(tmp_path / "sets.toml", tmp_path)
+
+
+def test_unknown_names_and_broken_lines_are_named(sets):
+    with pytest.raises(InputError, match="has no set boole; it has wiki, bool, unseen"):
+        read_task_rows(sets, sets.parent, names=["boole"])
+    (sets.parent / "bool.jsonl").write_text('{"p": "A text.", "q": "is it", "a": 1}\n{"p": \n')
+    with pytest.raises(InputError, match=r"bool\.jsonl, line 2"):
+        read_task_rows(sets, sets.parent, names=["bool"])
+
+
+def test_the_shipped_description_is_whole():
+    from ipt_datasets.tasks.sets import shipped_description
+
+    described = read_description(shipped_description("smol"))
+    unseen = {name for name, task_set in described.items() if task_set.use == "evaluate"}
+    assert unseen == {"squad", "policyqa", "qed", "boolq"}
+    assert all(task_set.licence and task_set.origin for task_set in described.values())
+    assert {task_set.convert for task_set in described.values()} <= {*CONVERTERS, "public"}
+
+
+def test_tables_are_written_line_by_line():
+    assert (
+        write_table([["", "2019", 2018], ["", "", ""], ["Total\nsales", "$1", ""]]) == "2019 | 2018\nTotal sales | $1"
+    )
