@@ -62,6 +62,37 @@ TASK_FEATURES = Features(
 paper's markup, without BOS and EOS, for other trainers (trl's prompt-completion format).
 """
 
+MIXTURE_FEATURES = Features(
+    {
+        "text": Value("string"),
+        "source": Value("string"),
+        "row": Value("string"),
+        "n_tokens": Value("int32"),
+        "repeat": Value("int32"),
+    }
+)
+"""The columns of a mixture, one row a document.
+
+`row` is the `id` of the row in its source, or its number; `n_tokens` counts BOS and EOS; `repeat` says how often the
+source was begun anew before this document.
+"""
+
+PACKED_FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "position_ids": List(Value("int32")),
+        "labels": List(Value("int32")),
+        "seq_lengths": List(Value("int32")),
+        "continues": Value("bool"),
+    }
+)
+"""The columns of packed rows, each of the same number of tokens.
+
+A row holds pieces of documents one behind the other, `seq_lengths` tokens each; `position_ids` begin at 0 with every
+piece, and `labels` are the ids, -100 for the first token of a piece, which nothing in its document precedes.
+`continues`: the first piece goes on with the document that the row before ended in.
+"""
+
 STATUSES: Mapping[str, str] = {
     "ok": "at least one pair",
     "no_pairs": "the synthesizer was asked and nothing it wrote could be kept; see `rejected`",
@@ -85,6 +116,7 @@ REJECT_REASONS: Mapping[str, str] = {
     "behind_the_end": "written behind the end of the shot, where the model went on with a text of its own",
     "over_limit": "more pairs than max_pairs allows",
     "engine_error": "not a completion: what the engine said when it failed",
+    "unreadable": "in a released corpus: not a question and an answer, or none that Unicode can hold",
 }
 """Why a piece of a completion did not become a pair."""
 

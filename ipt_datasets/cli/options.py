@@ -17,15 +17,16 @@ def add_source_options(parser: argparse.ArgumentParser, config_name: str | None 
     group.add_argument("--text-column", default="text", help="the column of raw texts (%(default)s)")
 
 
-def add_synthesis_options(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `Synthesizer`."""
+def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = True) -> None:
+    """Add the arguments of `Synthesizer`; without `with_model` all but `--model` and `--shots`."""
     from ipt_datasets.recipe import ENGINES, LONG_TEXTS, MARKUP_NAMES
 
     group = parser.add_argument_group("synthesis")
-    group.add_argument("--model", default="smol", help="smol, a Hub id or a folder (%(default)s)")
+    if with_model:
+        group.add_argument("--model", default="smol", help="smol, a Hub id or a folder (%(default)s)")
+        group.add_argument("--shots", type=int, default=2, help="raw texts a chain, the paper's M (%(default)s)")
     group.add_argument("--model-revision", metavar="R", help="branch, tag or commit of the model's Hub id")
     group.add_argument("--engine", default="auto", choices=ENGINES, help="(%(default)s)")
-    group.add_argument("--shots", type=int, default=2, help="raw texts a chain, the paper's M (%(default)s)")
     group.add_argument("--markup", choices=MARKUP_NAMES, help="how shots are written (chat for smol, else paper)")
     group.add_argument("--primer", metavar="FILE", help="JSON list of finished shots: [{text, pairs: [...]}]")
     group.add_argument("--max-new-tokens", type=int, default=400, help="of one completion (%(default)s)")
@@ -43,6 +44,35 @@ def add_synthesis_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="passed to the engine, e.g. gpu_memory_utilization=0.9; may be given several times",
+    )
+
+
+def synthesis_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Give what the options of `add_synthesis_options` say as arguments of `Synthesizer`, all but model and shots."""
+    return {
+        "engine": args.engine,
+        "max_new_tokens": args.max_new_tokens,
+        "max_model_len": args.max_model_len,
+        "temperature": args.temperature,
+        "long_texts": args.long_texts,
+        "revision": args.model_revision,
+        "markup": args.markup,
+        "primer": read_json(args.primer) if args.primer else None,
+        "top_p": args.top_p,
+        "repetition_penalty": args.repetition_penalty,
+        "frequency_penalty": args.frequency_penalty,
+        "max_windows": args.max_windows,
+        "max_pairs": args.max_pairs,
+        "engine_options": dict(read_option(option) for option in args.engine_option),
+    }
+
+
+def add_task_set_options(parser: argparse.ArgumentParser) -> None:
+    """Add where described task sets lie."""
+    group = parser.add_argument_group("task sets")
+    group.add_argument("--data", metavar="FOLDER", help="where the files of described task sets lie")
+    group.add_argument(
+        "--sets", default="smol", metavar="FILE", help="their description, TOML; smol: the shipped one (%(default)s)"
     )
 
 

@@ -12,6 +12,11 @@ def add_parser(commands: Any) -> None:
     templatize.add_argument("source", metavar="FOLDER", help="what `ipt augment` wrote, or its Hub id")
     templatize.add_argument("output", metavar="OUTPUT", help="the folder to write")
     add_source_options(templatize, config_name="pairs")
+    templatize.add_argument(
+        "--released",
+        action="store_true",
+        help="FOLDER is in the layout of the paper's released corpora (their own Hub ids are known)",
+    )
     templatize.add_argument("--seed", type=int, default=1, help="another seed, another surface (%(default)s)")
     add_templating_options(templatize)
     templatize.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote")
@@ -30,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
         split=args.split,
         config_name=args.config_name,
         revision=args.revision,
+        released=args.released,
         overwrite=args.overwrite,
     )
     print(f'{made.texts:,} training texts. Load them with: load_dataset("{made.path}")')

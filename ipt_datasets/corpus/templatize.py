@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from ipt_datasets.corpus.builders import RELEASED, open_released
 from ipt_datasets.corpus.card import templatized_card
 from ipt_datasets.corpus.folder import CARD, OutputFolder
 from ipt_datasets.corpus.source import iter_rows, known_rows, open_source
@@ -35,6 +37,7 @@ def templatize(
     split: str = "train",
     config_name: str | None = "pairs",
     revision: str | None = None,
+    released: bool = False,
     overwrite: bool = False,
     rows_per_shard: int = ROWS_PER_SHARD,
     progress: bool = True,
@@ -42,12 +45,16 @@ def templatize(
     """Render the pairs of a corpus as training texts, with other draws than before.
 
     Args:
-        source: a folder that `augment` wrote, its Hub id, or a file with the columns of `schema.SYNTHESIS_FEATURES`.
+        source: a folder that `augment` wrote, its Hub id, or a file with the columns of `schema.SYNTHESIS_FEATURES`; or
+            one of the corpora that the paper's authors released (`corpus.builders.RELEASED`).
         output: the folder to write; it holds the config `text`.
         templatizer: decides the surface; None: the shipped templates with seed 1 (`augment` uses 0).
         split: of the source.
-        config_name: of the source, where it is a folder or a Hub id.
+        config_name: of the source, where it is a folder or a Hub id; for a released corpus one of its folders, such as
+            "part-0", all of them for "pairs".
         revision: of the source, where it is a Hub id.
+        released: the source is a copy of a released corpus, or anything in the layout that
+            `corpus.builders.InstructionAugmentedCorpora` reads.
         overwrite: replace what an earlier run wrote.
         rows_per_shard: raw texts a shard; a shard ends where a chain does.
         progress: show a progress bar.
@@ -58,34 +65,49 @@ def templatize(
     """
     templatizer = templatizer or Templatizer(seed=1)
     is_file = Path(source).is_file() or any(mark in source for mark in "*?[")
-    opened = open_source(source, split=split, config_name=None if is_file else config_name, revision=revision)
+    released = released or source in RELEASED
+    if released:
+        part = None if config_name == "pairs" else config_name
+        opened = open_released(source, split=split, config_name=part, revision=revision)
+    else:
+        opened = open_source(source, split=split, config_name=None if is_file else config_name, revision=revision)
+    rows = iter(opened) if released else iter_rows(opened, source)
     for name in (templatizer.recipe.text_column, "pairs", "shots"):
         if name not in opened.features:
             raise InputError(
                 f"{source} has no column {name!r} (its columns: {', '.join(opened.features)}); expected what "
                 "`ipt augment` writes as its config `pairs`"
             )
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{source} holds no rows")
     recipe = {
-        "input": {"source": source, "split": split, "config_name": config_name, "revision": revision},
+        "input": {
+            "source": source,
+            "split": split,
+            "config_name": config_name,
+            "revision": revision,
+            "released": released,
+        },
         "templating": asdict(templatizer.recipe),
         "package": version("ipt-datasets"),
     }
     n_texts = n_pairs = first_row = 0
     with (
         OutputFolder(output) as folder,
-        tqdm(total=known_rows(opened, source), unit=" texts", disable=not progress) as bar,
+        tqdm(total=None if released else known_rows(opened, source), unit=" texts", disable=not progress) as bar,
     ):
         folder.check(recipe, overwrite=overwrite)
         folder.begin(recipe, overwrite=overwrite)
-        for number, rows in enumerate(_whole_chains(iter_rows(opened, source), rows_per_shard)):
-            columns = {name: [row[name] for row in rows] for name in opened.features}
-            ids = columns.get("id", range(first_row, first_row + len(rows)))
+        for number, stretch in enumerate(_whole_chains(chain([first], rows), rows_per_shard)):
+            columns = {name: [row[name] for row in stretch] for name in opened.features}
+            ids = columns.get("id", range(first_row, first_row + len(stretch)))
             texts = templatizer({**columns, "id": [str(id_) for id_ in ids]})
             folder.write_shard("text", number, texts, TEXT_FEATURES)
             n_texts += len(texts["text"])
             n_pairs += sum(texts["n_pairs"])
-            first_row += len(rows)
-            bar.update(len(rows))
+            first_row += len(stretch)
+            bar.update(len(stretch))
         folder.write_text(CARD, templatized_card(recipe, n_texts, n_pairs, {"text": folder.digest("text")}))
     return Templatized(folder.path, n_texts, n_pairs)
 

@@ -229,7 +229,7 @@ class Escape:
 
     def unescape(self, text: str) -> str:
         """Take one backslash away wherever something looks escaped."""
-        return self._remove.sub(r"\1", text) if self._remove else text
+        return self._remove.sub(r"\1", text) if self._remove and "\\" in text else text
 
 
 _append_backslash: Callable[[re.Match[str]], str] = lambda match: match.group(1) + "\\"  # noqa: E731

@@ -16,10 +16,9 @@ The description is TOML, one table a set:
     arguments = { text = "context" }         # of the converter
 """
 
-import json
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -27,17 +26,16 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
-from ipt_datasets.corpus.source import iter_rows, open_source
 from ipt_datasets.errors import InputError, RecipeError
 from ipt_datasets.schema import TASK_FEATURES, Pair
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.tasks.converters import CONVERTERS, LEFT_OUT, Converted, LeftOut, TaskText
 from ipt_datasets.tasks.derive import add_options, add_rationales, gather, join_neighbours, order_by_place
+from ipt_datasets.tasks.files import read_files
 from ipt_datasets.tasks.public_sets import PUBLIC_SETS
 from ipt_datasets.tasks.select import Overlap, is_held_out, most_pairs
 
 MAX_TEXTS = 10_000
-JSON_SUFFIXES = (".json", ".jsonl", ".jsonlines", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -223,6 +221,26 @@ def read_task_rows(
     return Dataset.from_dict(columns, features=TASK_FEATURES), reports
 
 
+def read_evaluation_rows(description: str | Path, data: str | Path, name: str) -> Dataset:
+    """Read what a synthesizer may be scored on: a set that was never tuned on, or the held-out texts of one that was.
+
+    Args:
+        description: a TOML file, see the module's text.
+        data: the folder of the sets.
+        name: of the set.
+
+    Returns:
+        Rows of `schema.TASK_FEATURES` in a seeded order, so that the first ones are a fair sample.
+
+    Raises:
+        InputError: there is no such set, or it cannot be read.
+    """
+    described = read_description(description).get(name)
+    part: Literal["held_out", "evaluate"] = "held_out" if described and described.use == "tune" else "evaluate"
+    rows, _ = read_task_rows(description, data, part=part, names=[name])
+    return rows.shuffle(seed=0)
+
+
 def task_row(name: str, found: TaskText) -> dict[str, Any]:
     """Give a row of `schema.TASK_FEATURES`."""
     return {
@@ -255,45 +273,11 @@ def _converted(task_set: TaskSet, data: Path) -> Converted:
         yield from reader(folder, **task_set.arguments)
         return
     convert = partial(CONVERTERS[task_set.convert], **task_set.arguments)
-    for row in _rows(task_set, data):
+    for row in read_files(task_set.name, task_set.files, data):
         if isinstance(row, Mapping):
             yield from convert(row)
         else:
             yield LeftOut("unreadable", f"{row!r:.120}")
-
-
-def _rows(task_set: TaskSet, data: Path) -> Iterator[Any]:
-    """Read the rows of a set: JSON of any nesting as it is, everything else as `load_dataset` does."""
-    for pattern in task_set.files:
-        paths = sorted(data.glob(pattern))
-        if not paths:
-            raise InputError(f"[{task_set.name}] there is no file {data / pattern}; say where the sets are with --data")
-        for path in paths:
-            if path.suffix in JSON_SUFFIXES:
-                yield from _json_rows(task_set.name, path)
-            else:
-                yield from iter_rows(open_source(str(path), split="train"), str(path))
-
-
-def _json_rows(name: str, path: Path) -> Iterator[Any]:
-    """Read one JSON value (the elements of an array, the values of an object without `data`) or JSON lines."""
-    with path.open(encoding="utf-8") as file:
-        try:
-            content = json.load(file) if path.suffix == ".json" else None
-        except ValueError:
-            content = None  # JSON lines are often named .json, too
-        if content is not None:
-            if isinstance(content, dict) and "data" not in content:
-                content = list(content.values())
-            yield from content if isinstance(content, list) else [content]
-            return
-        file.seek(0)
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip():
-                    yield json.loads(line)
-            except ValueError as error:
-                raise InputError(f"[{name}] {path}, line {number} is not JSON: {error}") from error
 
 
 def _is_unicode(found: TaskText) -> bool:

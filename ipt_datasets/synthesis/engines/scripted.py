@@ -92,8 +92,10 @@ class ScriptedEngine:
         last = len(request.prompt) - 1 - request.prompt[::-1].index(BOS)
         asked = self.tokenizer.decode(request.prompt[last + 1 :])
         closing = self._markup.text_close + TURN_END * self._markup.is_chat + self._markup.prefill
-        text = asked.removeprefix(self._markup.text_open).removesuffix(closing)
-        ids = [*self.tokenizer.encode(self._script(self._markup.unescape(text))), EOS]
+        text, _, begun = asked.removeprefix(self._markup.text_open).partition(closing)
+        # A prompt that holds the beginning of a completion is gone on with, where the script writes that somewhere.
+        written = self._script(self._markup.unescape(text))
+        ids = [*self.tokenizer.encode(written.partition(begun)[2] if begun else written), EOS]
         if len(ids) > request.max_tokens:
             return Completion(ids[: request.max_tokens], "length")
         return Completion(ids, "stop")

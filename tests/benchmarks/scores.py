@@ -1,0 +1,117 @@
+"""The score sheet of the embedded synthesizer and the untuned model: `python -m tests.benchmarks.scores --data FOLDER`.
+
+FOLDER holds `tasks/` (the sets of `ipt_datasets/tasks/smol.toml`) and `raw/` (corpora without gold). Greedy decoding;
+the first texts of each set in a seeded order. Prints the table of README.md; --json writes every number of every sheet.
+"""
+
+import argparse
+import csv
+import json
+import lzma
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ipt_datasets.quality.evaluate import evaluate
+from ipt_datasets.synthesis.synthesizer import Synthesizer
+from ipt_datasets.tasks.sets import read_evaluation_rows, shipped_description
+from ipt_datasets.templating.draw import Draw
+
+GOLD = ("squadshifts_new_wiki", "squad", "policyqa", "qed", "boolq")
+"""The first by its held-out texts; the others were never tuned on."""
+
+ABSTRACTS = {"q-bio abstracts": "q-bio.*", "q-fin abstracts": "q-fin.*"}
+TEXTBOOK = "economics textbook"
+
+MODELS: dict[str, dict[str, Any]] = {
+    "untuned, prompted": {"model": "smol-base", "markup": "chat", "primer": []},
+    "untuned, plain markup and primer": {"model": "smol-base", "markup": "plain"},
+    "untuned, prompted with primer": {"model": "smol-base"},
+    "smol": {"model": "smol"},
+}
+
+
+def sample(texts: Iterator[str], number: int) -> list[tuple[str, list[Any]]]:
+    """Give so many texts in a seeded order, without gold."""
+    draw = Draw.seeded(0)
+    ordered = sorted(set(texts), key=lambda text: draw.within(text).fraction("order"))
+    return [(text, []) for text in ordered[:number]]
+
+
+def abstracts(folder: Path, category: str) -> Iterator[str]:
+    for path in sorted(folder.glob(f"*per_category__{category}.tsv.xz")):
+        with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                text = " ".join(row["abstract"].split())
+                if 60 <= len(text.split()) <= 300 and "withdrawn" not in text:
+                    yield text
+
+
+def textbook(folder: Path) -> Iterator[str]:
+    """Give the paragraphs of textbook sections, joined up to 220 words."""
+    for path in sorted(folder.glob("*.cnxml")):
+        for section in ElementTree.parse(path).iter("{http://cnx.rice.edu/cnxml}section"):
+            words: list[str] = []
+            for paragraph in section.findall("{http://cnx.rice.edu/cnxml}para"):
+                words += re.sub(r"\s+", " ", "".join(paragraph.itertext())).split()
+                if len(words) > 80:
+                    break
+            if 80 < len(words) <= 220:
+                yield " ".join(words)
+
+
+def row(name: str, sheets: dict[str, Any]) -> str:
+    """One line of the table."""
+    cells = []
+    for gold in GOLD:
+        sheet = sheets[gold]
+        few = sheet.passes[-1]["quality"]["few_shot"]
+        zero = sheet.passes[-1]["quality"]["zero_shot_same_texts"]
+        cells.append(f"{sheet.accuracy['all']['f1']:.1f} · {zero or 0:.1f} · {few or 0:.1f}")
+    raw = [sheets[raw].passes[-1] for raw in (*ABSTRACTS, TEXTBOOK)]
+    cells += [
+        f"{found['yield']['texts_with_pairs_share']:.0%} · {found['yield']['pairs_a_text']:.1f} · "
+        f"{found['grounding']['grounded_share'] or 0:.0%} · {found['variety']['texts_with_alike_pairs_share']:.0%}"
+        for found in raw
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--texts", type=int, default=30, help="of each set (%(default)s)")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), help="names of the table's rows, or model folders")
+    parser.add_argument("--json", type=Path, default=Path("scores.json"))
+    args = parser.parse_args()
+    if args.data is None:
+        print("give the folder of the task sets and raw corpora with --data; nothing measured")
+        return
+    sets: dict[str, Any] = {
+        name: list(
+            read_evaluation_rows(shipped_description("smol"), args.data / "tasks", name).select(range(args.texts))
+        )
+        for name in GOLD
+    }
+    for name, category in ABSTRACTS.items():
+        sets[name] = sample(abstracts(args.data / "raw" / "arxiv", category), args.texts)
+    sets[TEXTBOOK] = sample(textbook(args.data / "raw" / "openstax_economics"), args.texts)
+    everything = json.loads(args.json.read_text()) if args.json.exists() else {}
+    print(f"| model | {' | '.join([*GOLD, *ABSTRACTS, TEXTBOOK])} |\n|{'---|' * (len(sets) + 1)}")
+    for model in args.models:
+        sheets = {}
+        with Synthesizer(engine=args.engine, **MODELS.get(model, {"model": model})) as synthesizer:
+            for name, rows in sets.items():
+                sheets[name] = evaluate(synthesizer, rows, name=name, shots=(1, 2), samples=3)
+                print(f"{model}: {name} done", file=sys.stderr, flush=True)
+        everything[model] = [sheet.to_dict() for sheet in sheets.values()]
+        args.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+        print(row(model, sheets), flush=True)
+
+
+if __name__ == "__main__":
+    main()
