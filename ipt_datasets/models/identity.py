@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from ipt_datasets.errors import EngineError
+from ipt_datasets.models.embedded import EMBEDDED, prepare_smol, smol_revision
 
 SAMPLES = 256
 SAMPLE_BYTES = 4096
@@ -17,14 +18,14 @@ def locate(model: str, engine: str) -> str | Path:
     """
     if engine == "scripted":
         return model
-    if model == "smol":
-        from ipt_datasets.models.embedded import prepare_smol
-
-        return prepare_smol()
+    if model in EMBEDDED:
+        return prepare_smol(tuned=model == "smol")
     if Path(model).is_dir():
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise EngineError(f"model {model!r}: there is no such folder; expected 'smol', a Hub id or a folder")
+        raise EngineError(
+            f"model {model!r}: there is no such folder; expected 'smol', 'smol-base', a Hub id or a folder"
+        )
     return model
 
 
@@ -41,10 +42,8 @@ def resolve_revision(model: str, revision: str, engine: str) -> str:
     """
     if engine == "scripted":
         return ""
-    if model == "smol":
-        from ipt_datasets.models.embedded import smol_revision
-
-        return smol_revision()
+    if model in EMBEDDED:
+        return smol_revision(tuned=model == "smol")
     path = locate(model, engine)
     return hash_folder(path) if isinstance(path, Path) else _hub_commit(path, revision)
 
@@ -57,7 +56,7 @@ def hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder).as_posix()
-        if not path.is_file() or relative.startswith((".", "README", "runs/", "checkpoint-")):
+        if not path.is_file() or relative.startswith((".", "README", "runs/", "checkpoint")):
             continue
         size = path.stat().st_size
         digest.update(f"{relative}:{size}\n".encode())

@@ -1,0 +1,81 @@
+"""What is known of a training before its first step; loads no model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ipt_datasets.errors import EngineError, one_line
+from ipt_datasets.models.identity import locate
+from ipt_datasets.synthesis.markup import PAPER
+from ipt_datasets.synthesis.prompts import Prompter
+from ipt_datasets.synthesis.tokens import HFTokenizer
+from ipt_datasets.tuning.plan import Plan, make_plan
+from ipt_datasets.tuning.settings import TuneSettings
+from ipt_datasets.tuning.shots import TaskShots, read_shots
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the first step.
+
+    Attributes:
+        model: as the user named it.
+        location: where it is loaded from.
+        shots: what is learned.
+        held_out: what is only evaluated.
+        plan: what is read, in order.
+        source: where the rows come from.
+        origins: of each task set, where it comes from and under which licence, as far as it is known.
+    """
+
+    model: str
+    location: str | Path
+    settings: TuneSettings
+    prompter: Prompter
+    shots: TaskShots
+    held_out: TaskShots | None
+    plan: Plan
+    source: str = ""
+    origins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def prepare(
+    model: str,
+    rows: Rows,
+    settings: TuneSettings,
+    *,
+    validation: Rows | None = None,
+    source: str = "the rows",
+    origins: Mapping[str, tuple[str, str]] | None = None,
+    revision: str | None = None,
+) -> Prepared:
+    """Encode the rows and fix the order in which they are read; loads the tokenizer alone.
+
+    Args:
+        model: "smol-base", a Hub id or a folder.
+        rows: with the columns `text`, `pairs` and `task_set` of `schema.TASK_FEATURES`.
+        settings: what decides the weights.
+        validation: rows of which only the loss is computed.
+        source: how messages and the card name the rows.
+        origins: of each task set, where it comes from and under which licence, for the card.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        EngineError: the model is not there, or its tokenizer cannot be loaded.
+        InputError: the rows lack a column, or none of them can be learned.
+    """
+    location = locate(model, "transformers")
+    try:
+        tokenizer = HFTokenizer.from_pretrained(location, revision)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"the tokenizer of model {model!r} cannot be loaded: {one_line(error)}") from error
+    prompter = Prompter(tokenizer, PAPER)
+    shots = read_shots(rows, prompter, settings.max_length, source)
+    held_out = None
+    if validation is not None:
+        held_out = read_shots(validation, prompter, settings.max_length, "the held-out rows")
+    plan = make_plan(shots.table, settings)
+    return Prepared(model, location, settings, prompter, shots, held_out, plan, source, origins or {})
