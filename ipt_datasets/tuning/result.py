@@ -94,11 +94,14 @@ def render_card(prepared: Prepared, log: Sequence[Mapping[str, Any]], recipe: Ma
         "tags: [instruction-pretraining, synthetic-data, ipt-datasets]",
         "---",
     ]
-    sets = [
-        f"| {name or '(unnamed)'} | {' | '.join(prepared.origins.get(name, ('', '')))} | "
-        f"{int((table.sets == number).sum()):,} | {int(table.lengths[table.sets == number].sum()):,} | {int(table.learned[table.sets == number].sum()):,} |"
-        for number, name in enumerate(table.set_names)
-    ]
+    sets = []
+    for number, name in enumerate(table.set_names):
+        own = table.sets == number
+        cells = [name or "(unnamed)", *prepared.origins.get(name, ("", ""))]
+        cells += [
+            f"{count:,}" for count in (int(own.sum()), int(table.lengths[own].sum()), int(table.learned[own].sum()))
+        ]
+        sets.append(f"| {' | '.join(cells)} |")
     last = [entry["loss"] for entry in log if "loss" in entry][-20:]
     held_out = [(entry["step"], entry["held_out_loss"]) for entry in log if "held_out_loss" in entry]
     losses = [f"The mean training loss of the last {len(last)} steps is {np.mean(last):.3f}."] if last else []
