@@ -69,3 +69,17 @@ def legacy_mistral_tokenizer(tmp_path_factory) -> HFTokenizer:
     tokenizer.backend_tokenizer.normalizer = Sequence([Prepend("▁"), Replace(" ", "▁")])
     tokenizer.backend_tokenizer.pre_tokenizer = None
     return HFTokenizer(tokenizer)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback. Client processes get `hub.environment()`; in this one pass `endpoint=hub.endpoint`."""
+    import huggingface_hub.constants as constants
+    from loopback_hub.server import LoopbackHub
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))  # for client processes: nothing cached, no login
+    with LoopbackHub() as running:
+        yield running

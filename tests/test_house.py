@@ -12,7 +12,7 @@ import ipt_datasets
 PACKAGE = Path(ipt_datasets.__file__).parent
 HEAVY = {"torch", "transformers", "vllm"}
 LAYERS = [
-    ("schema", "errors", "recipe"),
+    ("schema", "errors", "recipe", "durable"),
     ("synthesis.markup",),
     ("models",),
     ("synthesis",),

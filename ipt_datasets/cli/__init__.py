@@ -1,17 +1,24 @@
 """The `ipt` command: one module a command, thin over the library.
 
-Exit 0 only when the output is whole; 1 for what went wrong, in one line; 2 for a usage error; 130 for Ctrl-C.
+Exit 0 only when the output is whole; 1 for what went wrong, in one line; 2 for a usage error; 130 for Ctrl-C; 143 for
+SIGTERM, which ends a command as orderly as Ctrl-C does.
 """
 
 import argparse
 import logging
+import os
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 
 from ipt_datasets.errors import IPTError
 
-COMMANDS = ("augment", "templatize", "inspect")
+COMMANDS = ("augment", "templatize", "mix", "pack", "publish", "inspect", "tune", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,18 +28,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Its readers log what they then raise, and we say it in one line.
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
     try:
-        args.run(args)
+        with _heeding_signals():
+            args.run(args)
     except IPTError as error:
         print(f"ipt: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        again = " ".join([*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
-        print(f"\nipt: stopped; finished shards are kept, go on with: ipt {again}", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, _Terminated) as stop:
+        print(f"\nipt: stopped{_how_to_go_on(args, sys.argv[1:] if argv is None else argv)}", file=sys.stderr)
+        return 143 if isinstance(stop, _Terminated) else 130
     except BrokenPipeError:
         sys.stderr.close()  # who read our output has gone: nothing is left to tell
         return 1
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM came: from a scheduler, or because the machine goes away."""
+
+
+@contextmanager
+def _heeding_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a command by an exception, so that files and locks are let go of."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        while frame:
+            if frame.f_code.co_name == "__del__":
+                # Python drops an exception that is raised here, as when a data set goes: come again.
+                threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    for number in heeded:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def _how_to_go_on(args: argparse.Namespace, given: Sequence[str]) -> str:
+    if not hasattr(args, "resume"):
+        return ""
+    # argparse takes options that are cut short, too.
+    kept = [word for word in given if not (len(word) > 3 and "--overwrite".startswith(word))]
+    again = shlex.join(["ipt", *kept, *([] if args.resume else ["--resume"])])
+    return f"; what was finished is kept, go on with: {again}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,14 +45,16 @@ def inspect_folder(folder: Path, n_samples: int = 3) -> Inspection:
     if not texts:
         raise InputError(f"{folder} holds no text/train-*.parquet; expected a folder that `ipt augment` wrote")
     samples = list(islice((row for row in _rows(texts) if row["n_pairs"]), max(n_samples, 0)))
-    return Inspection(count_shards(pairs, texts), samples, _diversity(folder, pairs))
+    return Inspection(count_shards(pairs, texts), samples, folder_diversity(folder))
 
 
-def _diversity(folder: Path, pairs: list[Path]) -> DiversityReport | None:
+def folder_diversity(folder: Path) -> DiversityReport | None:
+    """Count how varied the first DIVERSITY_ROWS rows of a folder are shown; None where that cannot be told."""
+    pairs = sorted((folder / "pairs").glob("train-*.parquet"))
     if not pairs or not (folder / RECIPE).exists():
         return None
-    recipe = json.loads((folder / RECIPE).read_text("utf-8"))["templating"]
-    if recipe["templates"]:  # the recipe names the user's files by their hashes and does not hold them
+    recipe = json.loads((folder / RECIPE).read_text("utf-8")).get("templating")
+    if not recipe or recipe["templates"]:  # the recipe names the user's files by their hashes and does not hold them
         return None
     templatizer = Templatizer(recipe["seed"], recipe["text_column"], frame_weights=recipe["frame_weights"])
     return diversity_report(islice(_rows(pairs), DIVERSITY_ROWS), templatizer)
