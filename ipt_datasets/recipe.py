@@ -23,7 +23,7 @@ class Recipe:
     """What decides the pairs that are written about a corpus.
 
     Attributes:
-        model: "smol" (the embedded one), a Hub id or a folder.
+        model: "smol" or "smol-base" (the embedded ones), a Hub id or a folder.
         revision: the commit of a Hub id, or the hash of the weights; "" until it has been looked up.
         engine: what runs the model, "auto" until it has been chosen.
         markup: how shots are written for the model: "paper" for synthesizers tuned on the paper's tags, "plain" for
@@ -82,7 +82,7 @@ class Recipe:
         if not isinstance(self.seed, int):
             raise RecipeError(f"seed={self.seed!r}: expected a whole number")
         if not self.model or not isinstance(self.model, str):
-            raise RecipeError(f"model={self.model!r}: expected 'smol', a Hub id or a folder")
+            raise RecipeError(f"model={self.model!r}: expected 'smol', 'smol-base', a Hub id or a folder")
         if not self.text_column or not isinstance(self.text_column, str):
             raise RecipeError(f"text_column={self.text_column!r}: expected the name of a column")
 

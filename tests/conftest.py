@@ -33,10 +33,18 @@ def golden() -> dict:
 
 @pytest.fixture(scope="session")
 def smol() -> Path:
-    """The folder of the embedded model, prepared once a machine."""
+    """The folder of the embedded synthesizer, prepared once a machine."""
     from ipt_datasets.models.embedded import prepare_smol
 
     return prepare_smol()
+
+
+@pytest.fixture(scope="session")
+def smol_base(smol) -> Path:
+    """The folder of the model that it was tuned from."""
+    from ipt_datasets.models.embedded import prepare_smol
+
+    return prepare_smol(tuned=False)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from ipt_datasets.models.embedded import prepare_smol
-print(prepare_smol(Path(sys.argv[1])))
+print(prepare_smol(Path(sys.argv[1]), tuned=False))
 """
 
 
@@ -140,11 +140,31 @@ def test_missing_wheel_and_missing_libraries_name_the_commands(tmp_path: Path, m
 def test_revision_is_the_file_and_the_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     before = smol_revision()
     assert before == smol_revision()
-    version, digest = before.split("-")
+    version, digest, adapter = before.split("-")
     assert version == f"v{embedded.CONVERSION}"
-    assert len(digest) == 64
+    assert len(digest) == len(adapter) == 64
+    assert smol_revision(tuned=False) == f"{version}-{digest}"
     monkeypatch.setattr(embedded, "CONVERSION", embedded.CONVERSION + 1)
-    assert smol_revision() == f"v{embedded.CONVERSION}-{digest}"
+    assert smol_revision() == f"v{embedded.CONVERSION}-{digest}-{adapter}"
+
+
+def test_the_tuned_model_is_the_base_with_the_shipped_adapter(smol: Path, smol_base: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(smol_base, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, embedded.ADAPTER).merge_and_unload().state_dict()
+    weights = load_file(smol / "model.safetensors")
+    before = load_file(smol_base / "model.safetensors")
+    assert weights.keys() == before.keys() <= merged.keys()
+    changed = {name for name in weights if not torch.equal(weights[name], before[name])}
+    assert len(changed) == 7 * 30  # all linear layers of all blocks
+    for name in weights:
+        assert torch.equal(weights[name], merged[name].to(torch.bfloat16)), name
+    assert names(smol) == names(smol_base)
+    assert (embedded.ADAPTER / "adapter_model.safetensors").stat().st_size < 16_000_000
 
 
 def test_cache_folder_follows_the_environment(tmp_path: Path) -> None:
@@ -201,7 +221,7 @@ def test_tokenizer_round_trip(tokenizer: HFTokenizer, text: str) -> None:
 
 @pytest.mark.slow
 def test_real_preparation_after_a_kill_by_two_processes_at_once(tmp_path: Path) -> None:
-    final = prepare_smol().name
+    final = prepare_smol(tuned=False).name
     killed = start(PREPARE, tmp_path)
     wait_for(tmp_path / f".{final}.tmp", killed)
     killed.send_signal(signal.SIGKILL)
@@ -222,7 +242,9 @@ def test_real_preparation_after_a_kill_by_two_processes_at_once(tmp_path: Path) 
         "tokenizer_config.json",
     ]
     assert json.loads((tmp_path / final / "config.json").read_text())["dtype"] == "bfloat16"
-    same = (tmp_path / final / "model.safetensors").read_bytes() == (prepare_smol() / "model.safetensors").read_bytes()
+    same = (tmp_path / final / "model.safetensors").read_bytes() == (
+        prepare_smol(tuned=False) / "model.safetensors"
+    ).read_bytes()
     assert same
 
     import torch

@@ -25,24 +25,35 @@ PARAGRAPHS = [
 
 
 @pytest.fixture(scope="module")
-def engine(smol):
+def base_engine(smol_base):
     from ipt_datasets.synthesis.engines.transformers import TransformersEngine
 
-    engine = TransformersEngine(smol, batch_size=4)
+    engine = TransformersEngine(smol_base, batch_size=4)
     yield engine
     engine.close()
 
 
+def test_the_synthesizer_writes_pairs_about_unseen_paragraphs():
+    with Synthesizer(shots=2, max_new_tokens=200) as synthesizer:
+        assert (synthesizer.recipe.model, synthesizer.recipe.markup, synthesizer.recipe.primer) == ("smol", "paper", ())
+        rows = list(synthesizer.synthesize(PARAGRAPHS))
+    assert [row.status for row in rows] == ["ok"] * 4
+    pairs = [(text, pair) for text, row in zip(PARAGRAPHS, rows, strict=True) for pair in row.shots[0].pairs]
+    assert len(pairs) >= 8
+    in_text = [pair.response.strip(" .").lower() in text.lower() for text, pair in pairs]
+    assert sum(in_text) >= len(pairs) / 2
+
+
 @pytest.mark.parametrize("markup", ["chat", "plain"])
-def test_the_untuned_model_writes_pairs_about_unseen_paragraphs(engine, markup):
+def test_the_untuned_model_writes_pairs_behind_the_primer(base_engine, markup):
     settings = {"shots": 2, "max_new_tokens": 100, "frequency_penalty": 0.1}
-    synthesizer = Synthesizer(model="some/base-model", engine=engine, markup=markup, **settings)
+    synthesizer = Synthesizer(model="some/base-model", engine=base_engine, markup=markup, **settings)
     rows = list(synthesizer.synthesize(PARAGRAPHS))
     assert {row.status for row in rows} <= {"ok", "no_pairs"}
     assert sum(row.status == "ok" for row in rows) >= 3
     for row in rows:
         [shot] = row.shots
-        assert shot.prompt_tokens + 100 <= engine.max_model_len
+        assert shot.prompt_tokens + 100 <= base_engine.max_model_len
         assert shot.finish_reason in ("stop", "length")
         assert all(pair.instruction.endswith("?") for pair in shot.pairs)
         assert shot.position == 1 or not shot.follows

@@ -27,7 +27,7 @@ def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = Tr
         group.add_argument("--shots", type=int, default=2, help="raw texts a chain, the paper's M (%(default)s)")
     group.add_argument("--model-revision", metavar="R", help="branch, tag or commit of the model's Hub id")
     group.add_argument("--engine", default="auto", choices=ENGINES, help="(%(default)s)")
-    group.add_argument("--markup", choices=MARKUP_NAMES, help="how shots are written (chat for smol, else paper)")
+    group.add_argument("--markup", choices=MARKUP_NAMES, help="how shots are written (chat for smol-base, else paper)")
     group.add_argument("--primer", metavar="FILE", help="JSON list of finished shots: [{text, pairs: [...]}]")
     group.add_argument("--max-new-tokens", type=int, default=400, help="of one completion (%(default)s)")
     group.add_argument("--max-model-len", type=int, help="prompt and completion together (the model's, 4096 at most)")

@@ -3,8 +3,10 @@
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -13,11 +15,13 @@ from typing import Any
 from datasets import Features
 from tqdm.auto import tqdm
 
-from ipt_datasets.corpus.card import augmented_card
+from ipt_datasets.corpus.card import augmented_card, pinned_card
 from ipt_datasets.corpus.counts import Counts, count_shards
-from ipt_datasets.corpus.folder import CARD, OutputFolder
+from ipt_datasets.corpus.covered import peek, skip_covered
+from ipt_datasets.corpus.folder import CARD, JOURNAL, OutputFolder, unwritable
+from ipt_datasets.corpus.journal import Journal
 from ipt_datasets.corpus.source import check_text_column, iter_rows, known_rows, open_source
-from ipt_datasets.errors import InputError, OutputError, RecipeError
+from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeError
 from ipt_datasets.schema import TEXT_FEATURES
 from ipt_datasets.synthesis.chains import Shot
 from ipt_datasets.synthesis.dealing import SynthesizedRow
@@ -77,16 +81,18 @@ def augment(
         fraction: the share of the texts, drawn by seed and content, that is augmented; the rest passes as plain text.
         shuffle: deal the texts into chains in a random order drawn by `seed` (this reads the whole source first, into
             the Arrow cache on the disk).
-        limit: only so many rows.
+        limit: only so many rows; may be raised when a run goes on.
         seed: draws the fraction and the order.
-        resume: go on where a run stopped; starts one in an empty folder, checks a finished one.
+        resume: go on where a run stopped: only completions that were on their way are asked for again. Starts one in
+            an empty folder. Checks a finished one, and lets it grow by the rows that its input or `limit` has got
+            since: chains that were finished stay as they are, a last short one among them.
         overwrite: replace what an earlier run wrote.
         rows_per_shard: raw texts a shard; a shard ends where a chain does.
         progress: show a progress bar.
 
     Raises:
         InputError: the source cannot be read, or has no such text column.
-        OutputError: the folder is in use, not empty, or belongs to another recipe.
+        OutputError: the folder is in use, not empty, full, or belongs to another recipe or input.
         RecipeError: a setting is out of range.
         EngineError: the engine cannot be built, or died; what was written stays, and `resume` goes on.
     """
@@ -125,13 +131,15 @@ def augment(
     rows = opened.shuffle(seed=seed) if shuffle else opened
     total = known_rows(opened, source)
     with OutputFolder(output) as folder:
-        folder.check(recipe, resume=resume, overwrite=overwrite)
-        if folder.is_finished and not overwrite:
-            return Augmented(folder.path, _verify(folder), time.monotonic() - started)
-        synthesizer.open()  # before anything is written: a model that cannot be loaded leaves the folder as it was
-        folder.begin(recipe, overwrite=overwrite)
-        done = folder.rows_done()
-        stream = islice(iter_rows(rows, source), done, limit)
+        folder.check(recipe, resume=resume, overwrite=overwrite, permit=_is_growth)
+        before = _verify(folder) if folder.is_finished and not overwrite else None
+        stream: Iterator[dict[str, Any]] = islice(iter_rows(rows, source), limit)
+        done = 0 if overwrite else skip_covered(stream, folder, opened.features, source)
+        has_more, stream = peek(stream)
+        if before and not has_more:
+            return Augmented(folder.path, before, time.monotonic() - started)
+        if has_more:
+            synthesizer.open()  # before anything is written: a model that cannot be loaded leaves the folder as it was
         bar = tqdm(
             total=total if limit is None else min(limit, total or limit),
             initial=done,
@@ -139,71 +147,103 @@ def augment(
             miniters=0,  # so that the figures move with every shot, not only with every finished text
             disable=not progress,
         )
-        writer = _ShardWriter(folder, templatizer, synthesizer.features(opened.features), rows_per_shard, done)
-        with bar:
-            for row, written in _synthesized(stream, synthesizer, fraction, seed, _Meter(bar).add):
-                writer.add(row, written)
-                bar.update()
-            writer.flush()
-        counts = count_shards(folder.shards("pairs"), folder.shards("text"))
-        digests = {name: folder.digest(name) for name in ("text", "pairs")}
-        folder.write_text(CARD, augmented_card(recipe, counts, digests))
+        with _said_how_to_go_on(folder), bar:
+            folder.begin(recipe, overwrite=overwrite)
+            with Journal(folder.path / JOURNAL, done) as journal:
+                _pin_card(folder)
+                features = synthesizer.features(opened.features)
+                writer = _ShardWriter(folder, journal, templatizer, features, rows_per_shard, done)
+                if has_more:
+                    select = None if fraction == 1 else partial(_is_drawn, fraction, seed)
+                    how = {"on_shot": _Meter(bar).add, "select": select, "journal": journal, "first_row": done}
+                    for row, written in _synthesized(stream, synthesizer, how):
+                        writer.add(row, written)
+                        bar.update()
+                journal.check_used()
+                writer.flush()
+                counts = count_shards(folder.shards("pairs"), folder.shards("text"))
+                digests = {name: folder.digest(name) for name in ("text", "pairs")}
+                folder.write_text(CARD, augmented_card(recipe, counts, digests))
+                journal.remove()
     return Augmented(folder.path, counts, time.monotonic() - started)
 
 
+def _is_growth(key: str, before: Any, now: Any) -> bool:
+    """Tell whether a setting changed so that there is only more to do."""
+    return key == "input.limit" and before is not None and (now is None or now > before)
+
+
+@contextmanager
+def _said_how_to_go_on(folder: OutputFolder) -> Iterator[None]:
+    """Add to what ended a run that it can go on."""
+    kept = "what was finished is kept: go on with --resume"
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(f"{error}; {kept}") from error
+    except ConnectionError:
+        raise  # an OSError, but not of the disk
+    except OSError as error:
+        raise OutputError(f"{unwritable(folder.path, error)}; {kept}") from error
+
+
+def _pin_card(folder: OutputFolder) -> None:
+    """Where a finished corpus grows, let it be loaded as it was until it is whole again."""
+    card = folder.path / CARD
+    if card.exists():
+        before = card.read_text("utf-8")
+        now = pinned_card(before, {name: [shard.name for shard in folder.shards(name)] for name in ("text", "pairs")})
+        if now != before:
+            folder.write_text(CARD, now)
+
+
 def _synthesized(
-    rows: Iterable[dict[str, Any]],
-    synthesizer: Synthesizer,
-    fraction: float,
-    seed: int,
-    on_shot: Callable[[Shot], None],
+    rows: Iterable[dict[str, Any]], synthesizer: Synthesizer, how: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], SynthesizedRow]]:
-    """Pair every row with what was written about it, in input order; unselected ones pass."""
-    column = synthesizer.recipe.text_column
-    read: deque[tuple[dict[str, Any], bool]] = deque()
+    """Pair every row with what was written about it, in input order; `how` goes to `Synthesizer.synthesize`."""
+    read: deque[dict[str, Any]] = deque()
 
-    def selected_texts() -> Iterator[str | None]:
+    def texts() -> Iterator[str | None]:
         for row in rows:
-            is_selected = fraction == 1 or _draw(seed, row[column]) < fraction
-            read.append((row, is_selected))
-            if is_selected:
-                yield row[column]
+            read.append(row)
+            yield row[synthesizer.recipe.text_column]
 
-    for written in synthesizer.synthesize(selected_texts(), on_shot):
-        while not read[0][1]:
-            yield read.popleft()[0], SynthesizedRow(status="not_selected")
-        yield read.popleft()[0], written
-    while read:
-        yield read.popleft()[0], SynthesizedRow(status="not_selected")
+    for written in synthesizer.synthesize(texts(), **how):
+        yield read.popleft(), written
 
 
-def _draw(seed: int, text: str | None) -> float:
-    """Draw a number from 0 to 1 for a text, whatever stands around it."""
-    digest = hashlib.blake2b(f"{seed}:".encode() + (text or "").encode(), digest_size=8, person=b"fraction").digest()
-    return int.from_bytes(digest) / 2**64
+def _is_drawn(fraction: float, seed: int, text: str | None) -> bool:
+    """Draw whether a text is augmented, whatever stands around it."""
+    content = f"{seed}:".encode() + (text or "").encode(errors="surrogatepass")
+    digest = hashlib.blake2b(content, digest_size=8, person=b"fraction").digest()
+    return int.from_bytes(digest) / 2**64 < fraction
 
 
 class _ShardWriter:
     """Collects rows and writes them as shards that end where a chain ends."""
 
     def __init__(
-        self, folder: OutputFolder, templatizer: Templatizer, features: Features, rows_per_shard: int, first_row: int
+        self,
+        folder: OutputFolder,
+        journal: Journal,
+        templatizer: Templatizer,
+        features: Features,
+        rows_per_shard: int,
+        first_row: int,
     ) -> None:
-        self._folder, self._templatizer, self._features = folder, templatizer, features
+        self._folder, self._journal, self._templatizer, self._features = folder, journal, templatizer, features
         self._rows_per_shard = rows_per_shard
         self._number = len(folder.shards("pairs"))
         self._first_row = first_row
         self._rows: list[dict[str, Any]] = []
         self._characters = 0
-        self._chain_goes_on = False
+        folder.drop_shards("text", self._number)  # a kill came between the two shards of a stretch
 
     def add(self, row: dict[str, Any], written: SynthesizedRow) -> None:
         self._rows.append({**row, **written.columns()})
         self._characters += len(row[self._templatizer.recipe.text_column] or "")
-        if written.status != "not_selected":
-            self._chain_goes_on = not written.ends_chain
         is_full = len(self._rows) >= self._rows_per_shard or self._characters >= SHARD_CHARACTERS
-        if is_full and not self._chain_goes_on:
+        if is_full and written.ends_chain:
             self.flush()
 
     def flush(self) -> None:
@@ -216,6 +256,7 @@ class _ShardWriter:
         self._folder.write_shard("pairs", self._number, columns, self._features)
         self._number += 1
         self._first_row += len(self._rows)
+        self._journal.forget(self._first_row)
         self._rows, self._characters = [], 0
 
 

@@ -1,6 +1,6 @@
 """The card of a corpus, computed from its recipe and its counts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -33,6 +33,19 @@ def corpus_header(digests: Mapping[str, str]) -> str:
     tags = ["instruction-pre-training", "synthetic", "ipt-datasets"]
     header = {"configs": configs, "tags": tags, "task_categories": ["text-generation"]}
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
+
+
+def pinned_card(card: str, files: Mapping[str, Sequence[str]]) -> str:
+    """Let the header of a card name the files of its configs instead of all that their folders hold.
+
+    Args:
+        card: with a header as `corpus_header` writes it; another one stays as it is.
+        files: names of each config's shards.
+    """
+    for name, shards in files.items():
+        listed = ", ".join(f"{name}/{shard}" for shard in shards)
+        card = card.replace(f"path: {name}/train-*.parquet\n", f"path: [{listed}]\n", 1)
+    return card
 
 
 def augmented_card(recipe: Mapping[str, Any], counts: Counts, digests: Mapping[str, str]) -> str:

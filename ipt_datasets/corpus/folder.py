@@ -1,15 +1,17 @@
 """The output folder of a run: shards that are final when they carry their name, one writer at a time.
 
 `text/train-00000.parquet` and `pairs/train-00000.parquet` hold the same stretch of the input; the shard of pairs is
-written last, so what it covers is whole. The card is written when everything else is there: a folder with a
-`README.md` is finished.
+written last, so what it covers is whole. The card is written when everything else is there, and the journal of an
+unfinished run disappears after it: a folder with a `README.md` and without a `.journal` is finished.
+
+While a finished corpus grows, its card names the shards that it had, so that whoever loads it gets the corpus as it was
+until the card of the grown one takes its place.
 """
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from filelock import FileLock, Timeout
 
+from ipt_datasets.durable import TEMPORARY, flush, replacing
 from ipt_datasets.errors import OutputError
 
-CARD, RECIPE, LOCK = "README.md", "recipe.json", ".lock"
-OURS = {CARD, RECIPE, LOCK, "text", "pairs"}
-TEMPORARY = ".writing-"
+CARD, RECIPE, AUDIT, LOCK, JOURNAL = "README.md", "recipe.json", "audit.json", ".lock", ".journal"
+OURS = {CARD, RECIPE, AUDIT, LOCK, JOURNAL, "text", "pairs", "packed"}
+
+Permit = Callable[[str, Any, Any], bool]
+"""Tells whether a key of the recipe may change from one value to another when a run goes on."""
 
 
 class OutputFolder:
@@ -54,27 +59,37 @@ class OutputFolder:
     def __enter__(self) -> "OutputFolder":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise unwritable(self.path, error) from error
 
     @property
     def is_finished(self) -> bool:
         """Whether a run was finished here."""
-        return (self.path / CARD).exists()
+        return (self.path / CARD).exists() and not (self.path / JOURNAL).exists()
 
-    def check(self, recipe: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
+    def check(
+        self,
+        recipe: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        permit: Permit = lambda key, before, now: False,
+    ) -> None:
         """Make sure that a run may write here; changes nothing.
 
         Args:
             recipe: everything that decides the output; kept beside it.
             resume: go on where a run with the same recipe stopped.
             overwrite: replace what an earlier run wrote here.
+            permit: which keys of the recipe may change when a run goes on.
 
         Raises:
             OutputError: the folder holds what no run wrote, or a run's output and neither was asked for, or
                 another recipe's output.
         """
-        there = {entry.name for entry in self.path.iterdir()} - {LOCK}
+        there = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(TEMPORARY)} - {LOCK}
         if foreign := sorted(there - OURS):
             raise OutputError(
                 f"{self.path} holds files that no run wrote ({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}); "
@@ -85,15 +100,15 @@ class OutputFolder:
                 f"{self.path} already holds {'a finished' if self.is_finished else 'an unfinished'} run; "
                 "go on with --resume, replace it with --overwrite, or name another folder"
             )
-        if there and resume:
-            self._check_same(recipe)
+        if resume and there and (RECIPE in there or self.shards("pairs")):
+            self._check_same(recipe, permit)
 
     def begin(self, recipe: Mapping[str, Any], *, overwrite: bool = False) -> None:
         """Take the folder for a run that `check` allowed: clear it where asked to, and write the recipe."""
         if overwrite:
             self._clear()
-        for leftover in self.path.glob(f"*/{TEMPORARY}*"):
-            leftover.unlink()
+        for leftover in (*self.path.glob(f"{TEMPORARY}*"), *self.path.glob(f"*/{TEMPORARY}*")):
+            _remove(leftover)
         self.write_text(RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
 
     def shards(self, config_name: str) -> list[Path]:
@@ -118,40 +133,38 @@ class OutputFolder:
         folder.mkdir(exist_ok=True)
         dataset = Dataset.from_dict(dict(columns), features=features)
         table = dataset.with_format("arrow")[:].replace_schema_metadata(features.arrow_schema.metadata)
-        temporary = folder / f"{TEMPORARY}{number:05d}"
-        with temporary.open("wb") as file:
-            with pq.ParquetWriter(file, table.schema) as writer:
-                if table.num_rows:  # datasets cannot read an empty row group, a file without any it can
-                    writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(folder / f"train-{number:05d}.parquet")
-        _flush(folder)
+        with replacing(folder / _shard_name(number)) as file, pq.ParquetWriter(file, table.schema) as writer:
+            if table.num_rows:  # datasets cannot read an empty row group, a file without any it can
+                writer.write_table(table)
+
+    def drop_shards(self, config_name: str, first: int) -> None:
+        """Delete the shards from a number on."""
+        for shard in self.shards(config_name):
+            if shard.name >= _shard_name(first):
+                shard.unlink()
 
     def write_text(self, name: str, content: str) -> None:
         """Write a small file at once or not at all."""
-        temporary = self.path / f".{name}"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path / name)
-        _flush(self.path)
+        with replacing(self.path / name) as file:
+            file.write(content.encode())
 
     def _clear(self) -> None:
-        for name in (CARD, "text", "pairs", RECIPE):  # the card first: without it nothing here counts as finished
+        (self.path / CARD).unlink(missing_ok=True)  # the card first: without it nothing here counts as finished
+        # A kill in the middle leaves all pairs or none, and what is left without pairs counts for nothing.
+        for name in ("pairs", JOURNAL, RECIPE, AUDIT, "text", "packed"):
             path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            if path.exists():
+                away = self.path / f"{TEMPORARY}old-{name}"
+                _remove(away)
+                path.rename(away)
+        flush(self.path)
 
-    def _check_same(self, recipe: Mapping[str, Any]) -> None:
+    def _check_same(self, recipe: Mapping[str, Any], permit: Permit) -> None:
         try:
             before = json.loads((self.path / RECIPE).read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(f"{self.path / RECIPE} cannot be read ({error}); start anew with --overwrite") from error
-        differing = sorted(_differences(before, json.loads(json.dumps(recipe))))
+        differing = sorted(differences(before, json.loads(json.dumps(recipe)), permit=permit))
         if differing:
             raise OutputError(
                 f"{self.path} was begun with another recipe or input; these differ: {'; '.join(differing)}; "
@@ -159,20 +172,41 @@ class OutputFolder:
             )
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    prefix: str = "",
+    permit: Permit = lambda key, before, now: False,
+) -> list[str]:
+    """Name the keys in which two recipes differ, with their values; the package's version does not count.
+
+    Args:
+        before: a recipe, maybe nested.
+        now: another.
+        prefix: stands before the names.
+        permit: which differences do not count either.
+    """
     found: list[str] = []
     for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
+        old, new, name = before.get(key), now.get(key), f"{prefix}{key}"
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += _differences(old, new, f"{prefix}{key}.")
-        elif old != new and f"{prefix}{key}" != "package":
-            found.append(f"{prefix}{key} (was {old!r:.60}, is {new!r:.60})")
+            found += differences(old, new, f"{name}.", permit)
+        elif old != new and name != "package" and not permit(name, old, new):
+            found.append(f"{name} (was {old!r:.60}, is {new!r:.60})")
     return found
 
 
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """Say in one line that a folder cannot be written."""
+    return OutputError(f"{path} cannot be written: {error.strerror or error}; make room there, or name another folder")
+
+
+def _shard_name(number: int) -> str:
+    return f"train-{number:05d}.parquet"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -14,12 +14,13 @@ from ipt_datasets.corpus.hub_repo import HUB_FAILURES
 from ipt_datasets.corpus.inspect import folder_diversity
 from ipt_datasets.corpus.publication import Config, Publication
 from ipt_datasets.corpus.reproduce import reproducing_command
+from ipt_datasets.models.embedded import EMBEDDED
 from ipt_datasets.templating.report import DiversityReport
 
 SAMPLE_ROWS = 5
 SAMPLE_CHARACTERS = 600
 UNKNOWN = "unknown: ask who published it"
-_SMOL_LICENCE = "`apache-2.0` (SmolLM2-135M-Instruct)"
+_SMOL_LICENCE = "`apache-2.0` (SmolLM2-135M-Instruct and the adapter of ipt-datasets)"
 
 
 def section(publication: Publication, repo_id: str, api: HfApi, license: str | None = None) -> str:  # noqa: A002
@@ -57,7 +58,9 @@ def _licences(recipe: Mapping[str, Any], api: HfApi, license: str | None) -> str
     rows = [(f"raw texts, `{source}`", _licence_of(source, "dataset", api)) for source in _sources(recipe)]
     if synthesis := recipe.get("synthesis"):
         model = str(synthesis["model"])
-        rows.append((f"synthesizer, `{model}`", _SMOL_LICENCE if model == "smol" else _licence_of(model, "model", api)))
+        rows.append(
+            (f"synthesizer, `{model}`", _SMOL_LICENCE if model in EMBEDDED else _licence_of(model, "model", api))
+        )
     if synthesis or not recipe.get("mixture"):
         rows.append(("what the synthesizer wrote", "the synthesizer's licence may set terms for its output: read it"))
     rows.append(("this corpus", f"`{license}`" if license else "unknown: who published it did not say"))

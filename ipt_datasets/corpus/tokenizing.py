@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipt_datasets.errors import EngineError, RecipeError, one_line
+from ipt_datasets.models.embedded import EMBEDDED
 from ipt_datasets.models.identity import locate
 from ipt_datasets.synthesis.tokens import HFTokenizer
 
@@ -54,7 +55,7 @@ class DocumentTokenizer:
         try:
             path = locate(name, "transformers")
         except EngineError as error:
-            if name == "smol":
+            if name in EMBEDDED:
                 raise
             raise RecipeError(f"tokenizer {name!r}: there is no such folder; {expected}") from error
         try:

@@ -51,7 +51,6 @@ def prepare_smol(cache_dir: Path | None = None, *, tuned: bool = True) -> Path:
     Raises:
         EngineError: the wheel or what the conversion needs is not installed, or the folder cannot be written.
     """
-    tuned = tuned and ADAPTER.is_dir()
     gguf_file = _gguf_file()
     cache = _default_cache() if cache_dir is None else Path(cache_dir)
     if not tuned:
@@ -73,7 +72,7 @@ def smol_revision(*, tuned: bool = True) -> str:
         EngineError: the wheel is not installed.
     """
     base = f"v{CONVERSION}-{_sha256(_gguf_file())}"
-    return f"{base}-{_sha256(ADAPTER / 'adapter_model.safetensors')}" if tuned and ADAPTER.is_dir() else base
+    return f"{base}-{_sha256(ADAPTER / 'adapter_model.safetensors')}" if tuned else base
 
 
 def build_folder_once(folder: Path, fill: Callable[[Path], object]) -> Path:

@@ -3,15 +3,31 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from ipt_datasets.errors import InputError
 from ipt_datasets.recipe import Recipe
 from ipt_datasets.schema import Rejected
-from ipt_datasets.synthesis.chains import Shot, Stretch, run_chain
+from ipt_datasets.synthesis.chains import Shot, Stretch, chain_id, run_chain
+from ipt_datasets.synthesis.engines import Completion
 from ipt_datasets.synthesis.prompts import Prompter
 from ipt_datasets.synthesis.schedule import Job
 from ipt_datasets.synthesis.windows import split_text
+
+
+class Journal(Protocol):
+    """Keeps the completions of chains, so that a later run need not ask for them again.
+
+    A chain is named by the row and the character where it begins and by the hash of its texts: where texts are
+    repeated, each has its own.
+    """
+
+    def known(self, row: int, start: int, chain: str) -> Sequence[Completion]:
+        """Give the first completions of a chain, as far as an earlier run had them."""
+
+    def keep(self, row: int, start: int, chain: str, completion: Completion) -> None:
+        """Take the next completion of a chain."""
 
 
 @dataclass(slots=True)
@@ -50,7 +66,10 @@ class Dealer:
         recipe: how many shots make a chain, and what becomes of long texts.
         prompter: encodes texts.
         max_model_len: the engine's.
-        on_shot: called with each shot as soon as it is parsed.
+        on_shot: called with each shot as soon as it is parsed, but not with those that the journal knew.
+        select: tells which texts are asked about; None: all.
+        journal: what keeps completions from run to run.
+        first_row: the number of the first row.
     """
 
     def __init__(
@@ -60,13 +79,17 @@ class Dealer:
         prompter: Prompter,
         max_model_len: int,
         on_shot: Callable[[Shot], None] | None = None,
+        *,
+        select: Callable[[str | None], bool] | None = None,
+        journal: Journal | None = None,
+        first_row: int = 0,
     ) -> None:
-        self._on_shot = on_shot
+        self._on_shot, self._select, self._journal = on_shot, select, journal
         self._texts, self._recipe, self._prompter, self._max_model_len = texts, recipe, prompter, max_model_len
         self._room = max_model_len - recipe.max_new_tokens - prompter.overhead
         self._rows: deque[SynthesizedRow] = deque()
         self._missing: deque[int] = deque()  # shots that a row still waits for
-        self._first = 0  # the number of the row at the head of the queue
+        self._first = first_row  # the number of the row at the head of the queue
 
     def jobs(self) -> Iterator[Job[list[Shot]]]:
         """Give one chain after the other, `shots` windows each; the last may be shorter.
@@ -75,8 +98,10 @@ class Dealer:
             InputError: a text that is neither a string nor None.
         """
         dealt: list[Stretch] = []
-        for number, text in enumerate(self._texts):
+        for number, text in enumerate(self._texts, self._first):
             row = SynthesizedRow(status=_status_before(text, number, self._recipe.text_column))
+            if self._select and not self._select(text):
+                row.status = "not_selected"
             self._rows.append(row)
             self._missing.append(0 if row.status else 1)  # 1 keeps the row open until all its windows are dealt
             if not row.status:
@@ -141,8 +166,18 @@ class Dealer:
         return limited
 
     def _job(self, dealt: list[Stretch]) -> Job[list[Shot]]:
-        chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len, self._on_shot)
-        return Job(chain, tokens=sum(len(stretch.ids) for stretch in dealt), shots=len(dealt))
+        known: Sequence[Completion] = ()
+        keep = None
+        if self._journal:
+            place = dealt[0].row, dealt[0].start, chain_id(dealt)
+            known, keep = self._journal.known(*place), partial(self._journal.keep, *place)
+        on_shot = partial(self._report, len(known)) if self._on_shot else None
+        chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len, on_shot)
+        return Job(chain, sum(len(stretch.ids) for stretch in dealt), len(dealt), known, keep)
+
+    def _report(self, n_known: int, shot: Shot) -> None:
+        if self._on_shot and shot.position >= n_known:
+            self._on_shot(shot)
 
 
 def _status_before(text: object, number: int, column: str) -> str:

@@ -5,7 +5,7 @@ holds the chain's prefix. Only as many chains are under way as its KV cache hold
 be evicted before its next shot and computed again (what rounds with a barrier do on any large corpus).
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -26,11 +26,15 @@ class Job(Generic[Result]):
         chain: yields requests, receives completions, returns its result.
         tokens: how many tokens its texts hold in all.
         shots: how many completions it will ask for.
+        known: the first of its completions, where an earlier run had them: the engine is not asked for them.
+        keep: called with each completion that the engine gives, before the chain reads it.
     """
 
     chain: Generator[Request, Completion, Result]
     tokens: int
     shots: int
+    known: Sequence[Completion] = ()
+    keep: Callable[[Completion], None] | None = None
 
 
 class Schedule:
@@ -64,11 +68,19 @@ class Schedule:
             while under_way or waiting:
                 while waiting and self._has_room(under_way, waiting):
                     number, job = waiting
-                    under_way[number] = job
-                    self.engine.submit(number, next(job.chain))
+                    try:
+                        request = next(job.chain)
+                        for completion in job.known:
+                            request = job.chain.send(completion)
+                    except StopIteration as finished:
+                        yield number, finished.value
+                    else:
+                        under_way[number] = job
+                        self.engine.submit(number, request)
                     waiting = next(numbered, None)
                 # Every chain goes on before a result is handed out: the engine works while the caller does.
-                yield from self._advance(under_way)
+                if under_way:
+                    yield from self._advance(under_way)
         finally:
             self.engine.abort(list(under_way))
 
@@ -83,8 +95,11 @@ class Schedule:
                 raise EngineError(f"the engine answered request {number}, which is not under way; nothing was mixed up")
             self._seen_tokens += len(completion.token_ids)
             self._seen += 1
+            job = under_way[number]
+            if job.keep:
+                job.keep(completion)
             try:
-                request = under_way[number].chain.send(completion)
+                request = job.chain.send(completion)
             except StopIteration as finished:
                 del under_way[number]
                 results.append((number, finished.value))

@@ -10,11 +10,12 @@ from datasets import Features
 from datasets.formatting.formatting import LazyBatch
 
 from ipt_datasets.errors import EngineError, InputError, RecipeError
+from ipt_datasets.models.embedded import EMBEDDED
 from ipt_datasets.models.identity import locate, resolve_revision
 from ipt_datasets.recipe import Recipe, read_primer
 from ipt_datasets.schema import SYNTHESIS_FEATURES, Pair, TypedColumn
 from ipt_datasets.synthesis.chains import Shot
-from ipt_datasets.synthesis.dealing import Dealer, SynthesizedRow
+from ipt_datasets.synthesis.dealing import Dealer, Journal, SynthesizedRow
 from ipt_datasets.synthesis.engines import Engine
 from ipt_datasets.synthesis.engines.choose import choose_engine, open_engine
 from ipt_datasets.synthesis.markup import MARKUPS
@@ -38,7 +39,7 @@ class Synthesizer:
     equal object, whether or not its engine is running.
 
     Args:
-        model: "smol" (the embedded SmolLM2-135M), a Hub id or a folder.
+        model: "smol" (the embedded synthesizer), "smol-base" (the model it was tuned from), a Hub id or a folder.
         engine: "auto" (vLLM where it is installed with a GPU, else transformers), "vllm", "transformers", "scripted",
             or an engine object, with which the Synthesizer can neither be pickled nor cached.
         shots: raw texts a chain, the paper's M (2 for general corpora, 3 for a domain's).
@@ -49,13 +50,13 @@ class Synthesizer:
         long_texts: "split", "truncate" or "skip", see `Recipe`.
         seed: decides sampling.
         revision: commit of a Hub id.
-        markup: "paper", "plain" or "chat"; None: "chat" for "smol", the paper's for any other model.
+        markup: "paper", "plain" or "chat"; None: "chat" for "smol-base", the paper's for any other model.
         primer: finished shots in front of every chain, [(text, [(instruction, response), ...]), ...]; None: the
             shipped one for "plain" and "chat", none for the paper's markup.
         top_p: share of the probability that sampling draws from.
         repetition_penalty: 1 is off; more also punishes the words of the text.
         frequency_penalty: 0 is off; more punishes what the completion repeats; None: 0, for "smol"
-            SMOL_FREQUENCY_PENALTY.
+            and "smol-base" SMOL_FREQUENCY_PENALTY.
         max_windows: the most windows of one long text.
         max_pairs: the most pairs kept of one text.
         engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
@@ -90,8 +91,8 @@ class Synthesizer:
         kind = engine if isinstance(engine, str) else engine.kind
         model = "scripted" if kind == "scripted" else str(model)
         if frequency_penalty is None:
-            frequency_penalty = SMOL_FREQUENCY_PENALTY if model == "smol" else 0.0
-        markup = markup or ("chat" if model == "smol" else "paper")
+            frequency_penalty = SMOL_FREQUENCY_PENALTY if model in EMBEDDED else 0.0
+        markup = markup or ("chat" if model == "smol-base" else "paper")
         self._recipe = Recipe(
             model=model,
             revision=revision or "",
@@ -173,7 +174,13 @@ class Synthesizer:
         return {**batch, **added}
 
     def synthesize(
-        self, texts: Iterable[str | None], on_shot: Callable[[Shot], None] | None = None
+        self,
+        texts: Iterable[str | None],
+        on_shot: Callable[[Shot], None] | None = None,
+        *,
+        select: Callable[[str | None], bool] | None = None,
+        journal: Journal | None = None,
+        first_row: int = 0,
     ) -> Iterator[SynthesizedRow]:
         """Write pairs about a stream of raw texts; one row each, in order, as soon as it and those before are done.
 
@@ -182,13 +189,25 @@ class Synthesizer:
         Args:
             texts: the raw texts; None counts as empty.
             on_shot: called with each shot as soon as it is parsed, in whatever order they finish.
+            select: tells which texts are asked about, the others pass as "not_selected"; None: all.
+            journal: keeps completions from run to run; what it knows is not asked for again.
+            first_row: the number of the first text, for the journal and in messages.
 
         Raises:
             InputError: a text that is neither a string nor None.
             EngineError: the engine cannot be built, or died.
         """
         engine, prompter = self.open()
-        dealer = Dealer(texts, self._recipe, prompter, engine.max_model_len, on_shot)
+        dealer = Dealer(
+            texts,
+            self._recipe,
+            prompter,
+            engine.max_model_len,
+            on_shot,
+            select=select,
+            journal=journal,
+            first_row=first_row,
+        )
         schedule = Schedule(engine, len(prompter.primer), first_guess=max(self._recipe.max_new_tokens // 2, 1))
         finished = schedule.run(dealer.jobs())
         asked = n_pairs = 0
