@@ -324,13 +324,12 @@ def test_the_command_shows_without_writing(tiny, rows_file, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_learn_the_same(tiny, rows_file, tmp_path):
-    """Under `accelerate launch` over gloo: the same steps, each shared by two processes."""
+    """Over gloo on a CPU: the same steps, each shared by two processes."""
     options = "--max-steps 4 --max-length 160 --batch-tokens 400 --forward-tokens 100 --lora-rank 4 --save-every 2"
     given = ["--on", rows_file, "--validation", rows_file, *options.split(), "--learning-rate", 0.02]
     alone = ipt(tiny, tmp_path / "alone", *given)
     assert alone.returncode == 0, alone.stderr
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
     command = [sys.executable, *launch, "-m", "ipt_datasets.cli", "tune", tiny, tmp_path / "two", *given]
     two = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert two.returncode == 0, two.stderr

@@ -91,11 +91,13 @@ def tune(
         OutputError: the folder cannot be used, see `TuningFolder.begin`, or the disk is full.
         EngineError: the model cannot be loaded, or memory does not suffice.
     """
+    import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     running = running or Running()
-    state = PartialState()
+    on_cpu = not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu)  # told so, it joins several processes on a CPU, too
     recipe = make_recipe(prepared, revision)
     with contextlib.ExitStack() as stack, _plain_errors(output):
         folder = TuningFolder(output, is_main=state.is_main_process)
@@ -200,6 +202,7 @@ def _arguments(prepared: Prepared, folder: TuningFolder, running: Running) -> An
         report_to="none",
         remove_unused_columns=False,
         gradient_checkpointing=running.gradient_checkpointing,
+        use_cpu=not torch.accelerator.is_available(),
         bf16=not settings.lora_rank and torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
