@@ -27,10 +27,12 @@ demo: $(VENV)/core
 	$(VENV)/bin/ipt inspect demo-output --samples 3
 
 test: $(VENV)/vllm
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(VENV)/vllm
-	$(RUN) -m pytest --nbmake tests $(NOTEBOOKS)
+	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile
+	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest --nbmake $(NOTEBOOKS)
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

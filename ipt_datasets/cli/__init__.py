@@ -24,6 +24,19 @@ COMMANDS = ("augment", "templatize", "mix", "pack", "publish", "inspect", "tune"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ipt`; returns the exit status."""
     args = _parser().parse_args(argv)
+    return carry_out(args, ["ipt", *(sys.argv[1:] if argv is None else argv)])
+
+
+def carry_out(args: argparse.Namespace, command_line: Sequence[str]) -> int:
+    """Run what a parser chose.
+
+    Args:
+        args: `run` is what runs, with these arguments.
+        command_line: its words, to say how to go on where there is `resume`.
+
+    Returns:
+        The exit status.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Its readers log what they then raise, and we say it in one line.
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
@@ -34,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ipt: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, _Terminated) as stop:
-        print(f"\nipt: stopped{_how_to_go_on(args, sys.argv[1:] if argv is None else argv)}", file=sys.stderr)
+        print(f"\nipt: stopped{_how_to_go_on(args, command_line)}", file=sys.stderr)
         return 143 if isinstance(stop, _Terminated) else 130
     except BrokenPipeError:
         sys.stderr.close()  # who read our output has gone: nothing is left to tell
@@ -72,12 +85,12 @@ def _heeding_signals() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _how_to_go_on(args: argparse.Namespace, given: Sequence[str]) -> str:
+def _how_to_go_on(args: argparse.Namespace, command_line: Sequence[str]) -> str:
     if not hasattr(args, "resume"):
         return ""
     # argparse takes options that are cut short, too.
-    kept = [word for word in given if not (len(word) > 3 and "--overwrite".startswith(word))]
-    again = shlex.join(["ipt", *kept, *([] if args.resume else ["--resume"])])
+    kept = [word for word in command_line if not (len(word) > 3 and "--overwrite".startswith(word))]
+    again = shlex.join([*kept, *([] if args.resume else ["--resume"])])
     return f"; what was finished is kept, go on with: {again}"
 
 

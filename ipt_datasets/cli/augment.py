@@ -9,8 +9,7 @@ from ipt_datasets.cli.options import (
     add_synthesis_options,
     add_templating_options,
     print_counts,
-    read_json,
-    read_option,
+    synthesis_settings,
 )
 
 
@@ -43,23 +42,10 @@ def run(args: argparse.Namespace) -> None:
 
     synthesizer = Synthesizer(
         model=args.model,
-        engine=args.engine,
         shots=args.shots,
-        max_new_tokens=args.max_new_tokens,
-        max_model_len=args.max_model_len,
-        temperature=args.temperature,
         text_column=args.text_column,
-        long_texts=args.long_texts,
         seed=args.seed,
-        revision=args.model_revision,
-        markup=args.markup,
-        primer=read_json(args.primer) if args.primer else None,
-        top_p=args.top_p,
-        repetition_penalty=args.repetition_penalty,
-        frequency_penalty=args.frequency_penalty,
-        max_windows=args.max_windows,
-        max_pairs=args.max_pairs,
-        engine_options=dict(read_option(option) for option in args.engine_option),
+        **synthesis_settings(args),
     )
     with synthesizer:
         made = augment(

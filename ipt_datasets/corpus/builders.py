@@ -184,9 +184,14 @@ class InstructionAugmentedCorpora(ReleasedBuilder):
 
 
 def open_released(
-    source: str, *, split: str = "train", config_name: str | None = None, revision: str | None = None
+    source: str,
+    *,
+    split: str = "train",
+    config_name: str | None = None,
+    revision: str | None = None,
+    builder_class: type[ReleasedBuilder] = InstructionAugmentedCorpora,
 ) -> Any:
-    """Open a corpus in the layout of `InstructionAugmentedCorpora`; the arguments are those of its builder.
+    """Open what was released in the layout that a builder reads; the other arguments are those of the builder.
 
     Returns:
         A `datasets.IterableDataset`; what breaks while it is read is an `InputError`.
@@ -195,7 +200,7 @@ def open_released(
         InputError: there is no such source or split.
     """
     try:
-        builder = InstructionAugmentedCorpora(source, config_name=config_name, revision=revision)
+        builder = builder_class(source, config_name=config_name, revision=revision)
         if split not in builder.config.data_files:
             raise InputError(f"{source} has no split {split!r}: in this layout there is only 'train'")
         return builder.as_streaming_dataset(split=split)

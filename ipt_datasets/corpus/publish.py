@@ -94,7 +94,7 @@ def publish(
     with open_finished(Path(folder)) as opened:
         repo = HubRepo(repo_id, token, endpoint)
         there = repo.info()
-        _check_target(repo, there, private, create_pr)
+        check_target(repo, there, private, create_pr)
         publication = read_publication(opened, config_name)
         _check_secrets(publication, repo)
         job = _Job(
@@ -263,8 +263,18 @@ class _Job:
             return bool(entry.blob_id == git_hash(file.read()))
 
 
-def _check_target(repo: HubRepo, there: Any, private: bool | None, create_pr: bool) -> None:
-    """Make sure that the token may write to the repository, before anything is read or uploaded."""
+def check_target(repo: HubRepo, there: Any, private: bool | None, create_pr: bool) -> None:
+    """Make sure that the token may write to a repository, before anything is read or uploaded.
+
+    Args:
+        repo: where to publish.
+        there: what `HubRepo.info` says of it.
+        private: as in `publish`.
+        create_pr: as in `publish`.
+
+    Raises:
+        OutputError: it may not, or the repository is public and a private one was asked for.
+    """
     if there is None:
         if create_pr:
             raise OutputError(f"{repo.id} is not there, or the token may not see it; a pull request needs a repository")

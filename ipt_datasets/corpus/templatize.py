@@ -99,7 +99,7 @@ def templatize(
     ):
         folder.check(recipe, overwrite=overwrite)
         folder.begin(recipe, overwrite=overwrite)
-        for number, stretch in enumerate(_whole_chains(chain([first], rows), rows_per_shard)):
+        for number, stretch in enumerate(whole_chains(chain([first], rows), rows_per_shard)):
             columns = {name: [row[name] for row in stretch] for name in opened.features}
             ids = columns.get("id", range(first_row, first_row + len(stretch)))
             texts = templatizer({**columns, "id": [str(id_) for id_ in ids]})
@@ -112,12 +112,12 @@ def templatize(
     return Templatized(folder.path, n_texts, n_pairs)
 
 
-def _whole_chains(rows: Iterable[dict[str, Any]], least: int) -> Iterator[list[dict[str, Any]]]:
+def whole_chains(rows: Iterable[dict[str, Any]], least: int) -> Iterator[list[dict[str, Any]]]:
     """Cut a stream of rows into stretches of at least `least` rows that end where a chain does."""
     stretch: list[dict[str, Any]] = []
     last_chain = None
     for row in rows:
-        shots = row["shots"] or []
+        shots = row.get("shots") or []
         if len(stretch) >= least and not (shots and shots[0]["chain"] == last_chain):
             yield stretch
             stretch = []
