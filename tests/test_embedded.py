@@ -168,7 +168,7 @@ def test_the_tuned_model_is_the_base_with_the_shipped_adapter(smol: Path, smol_b
 
 
 def test_cache_folder_follows_the_environment(tmp_path: Path) -> None:
-    code = "from ipt_datasets.models.embedded import _default_cache; print(_default_cache())"
+    code = "from ipt_datasets.models.embedded import default_cache; print(default_cache())"
     base = {name: value for name, value in os.environ.items() if name not in ("HF_HOME", "IPT_DATASETS_CACHE")}
     for more, expected in [
         ({"HF_HOME": str(tmp_path)}, tmp_path / "ipt_datasets"),

@@ -95,7 +95,8 @@ def test_the_loss_falls_and_the_folder_is_whole(undisturbed):
     assert log == undisturbed.log
     assert [entry["tokens"] for entry in log if "loss" in entry] == undisturbed.plan.tokens[1:].tolist()
     card = (undisturbed.path / "README.md").read_text()
-    assert "| houses | 30 |" in card
+    assert "| houses |  |  | 30 |" in card
+    assert "`ipt tune " in card
     assert (undisturbed.path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((undisturbed.path / "recipe.json").read_text())["settings"]["lora_rank"] == 4
 
@@ -137,6 +138,19 @@ def test_the_adapter_loads_and_merges_like_peft(tiny, undisturbed, tmp_path):
         assert torch.equal(weight, merged.state_dict()[name]), name
         changed += not torch.equal(weight, before[name])
     assert changed == 2 * 7  # all linear layers of both blocks
+
+
+def test_a_tuned_folder_is_a_model(tiny, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPT_DATASETS_CACHE", str(tmp_path))
+    from ipt_datasets import Synthesizer
+
+    with Synthesizer(model=str(undisturbed.path), engine="transformers", shots=1, max_new_tokens=5) as synthesizer:
+        [row] = synthesizer.synthesize(["House 7 is green."])
+        assert row.shots[0].completion_tokens == 5
+        assert synthesizer.recipe.revision.startswith("sha256:")
+    [folder] = tmp_path.glob("merged-*")
+    merge_adapter(tiny, undisturbed.path, tmp_path / "by hand")
+    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "by hand" / "model.safetensors").read_bytes()
 
 
 def test_an_adapter_that_does_not_fit_is_refused_and_leaves_nothing(tiny, undisturbed, tmp_path):

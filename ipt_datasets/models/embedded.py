@@ -29,6 +29,9 @@ CONVERSION = 1
 EMBEDDED = ("smol", "smol-base")
 """The names of the embedded models: the tuned synthesizer, and SmolLM2-135M-Instruct as it comes."""
 
+BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The name under which others find `smol-base`."""
+
 ADAPTER = Path(__file__).parent / "smol"
 """The LoRA adapter of `smol` with its card."""
 
@@ -52,7 +55,7 @@ def prepare_smol(cache_dir: Path | None = None, *, tuned: bool = True) -> Path:
         EngineError: the wheel or what the conversion needs is not installed, or the folder cannot be written.
     """
     gguf_file = _gguf_file()
-    cache = _default_cache() if cache_dir is None else Path(cache_dir)
+    cache = default_cache() if cache_dir is None else Path(cache_dir)
     if not tuned:
         folder = cache / f"smollm2-135m-instruct-v{CONVERSION}-{_sha256(gguf_file)[:12]}"
         return build_folder_once(folder, lambda temporary: _convert(gguf_file, temporary))
@@ -143,7 +146,8 @@ def _missing_modules() -> list[str]:
     return [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
+    """Give the folder in which models are prepared, see the module's text."""
     chosen = os.environ.get("IPT_DATASETS_CACHE")
     if chosen:
         return Path(chosen).expanduser()

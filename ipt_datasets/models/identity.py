@@ -1,25 +1,41 @@
 """What a model's name means: where it lies, and which weights exactly it names."""
 
 import hashlib
+import json
 from pathlib import Path
 
-from ipt_datasets.errors import EngineError
-from ipt_datasets.models.embedded import EMBEDDED, prepare_smol, smol_revision
+from ipt_datasets.errors import EngineError, one_line
+from ipt_datasets.models.adapter import CONFIG as ADAPTER_CONFIG
+from ipt_datasets.models.adapter import WEIGHTS as ADAPTER_WEIGHTS
+from ipt_datasets.models.adapter import merge_adapter
+from ipt_datasets.models.embedded import (
+    BASE_ID,
+    EMBEDDED,
+    build_folder_once,
+    default_cache,
+    prepare_smol,
+    smol_revision,
+)
 
 SAMPLES = 256
 SAMPLE_BYTES = 4096
 
 
 def locate(model: str, engine: str) -> str | Path:
-    """Give the folder or Hub id of a model; the embedded one is prepared on first use.
+    """Give the folder or Hub id of a model; the embedded ones are prepared on first use.
+
+    A folder that holds a LoRA adapter alone, as `ipt tune` writes it, is merged into its base once, in the cache.
 
     Raises:
-        EngineError: the embedded model's weights are not installed, or a folder was meant and is not there.
+        EngineError: the embedded model's weights are not installed, a folder was meant and is not there, or an
+            adapter's base is not here.
     """
     if engine == "scripted":
         return model
     if model in EMBEDDED:
         return prepare_smol(tuned=model == "smol")
+    if (Path(model) / ADAPTER_WEIGHTS).exists():
+        return _merged(Path(model))
     if Path(model).is_dir():
         return Path(model)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
@@ -44,8 +60,32 @@ def resolve_revision(model: str, revision: str, engine: str) -> str:
         return ""
     if model in EMBEDDED:
         return smol_revision(tuned=model == "smol")
-    path = locate(model, engine)
+    path = Path(model) if Path(model).is_dir() else locate(model, engine)
     return hash_folder(path) if isinstance(path, Path) else _hub_commit(path, revision)
+
+
+def _merged(adapter: Path) -> Path:
+    """Give the folder of an adapter's base model with the adapter merged in."""
+    try:
+        base_name = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"{adapter} holds adapter weights without a readable {ADAPTER_CONFIG}: {error}") from error
+    base = prepare_smol(tuned=False) if base_name == BASE_ID else locate(base_name, "")
+    if isinstance(base, str):
+        base = Path(_snapshot(base))
+    identity = hashlib.sha256(f"{hash_folder(adapter)} {hash_folder(base)}".encode()).hexdigest()[:16]
+    return build_folder_once(
+        default_cache() / f"merged-{identity}", lambda folder: merge_adapter(base, adapter, folder)
+    )
+
+
+def _snapshot(model: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"])
+    except Exception as error:  # each transport has errors of its own
+        raise EngineError(f"the base model {model!r} of an adapter cannot be had: {one_line(error)}") from error
 
 
 def hash_folder(folder: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeError, one_line
+from ipt_datasets.models.embedded import BASE_ID
 from ipt_datasets.models.identity import resolve_revision
 from ipt_datasets.tuning.callbacks import progress_callback, training_callback
 from ipt_datasets.tuning.folder import TuningFolder
@@ -21,9 +22,6 @@ from ipt_datasets.tuning.plan import ForwardPasses, Plan, make_plan
 from ipt_datasets.tuning.prepare import Prepared
 from ipt_datasets.tuning.result import write_result
 from ipt_datasets.tuning.settings import TuneSettings
-
-SMOL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""The name under which others find the embedded base model."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     log = _log(trainer.state.log_history, prepared.plan)
     if trainer.is_world_process_zero():
-        name = SMOL_ID if prepared.model == "smol-base" else prepared.model
+        name = BASE_ID if prepared.model == "smol-base" else prepared.model
         write_result(folder, trainer.accelerator.unwrap_model(trainer.model), prepared, log, recipe, name)
     return log
 
