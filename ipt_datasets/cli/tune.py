@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         rows,
         settings,
         validation=_read_rows(args.validation) if args.validation else validation,
-        source=f"{args.on} --data {args.data}" if args.data else args.on,
+        source=f"{args.on} --data FOLDER" if args.data else args.on,
         origins=origins,
         revision=args.model_revision,
     )

@@ -12,6 +12,10 @@ from ipt_datasets.tuning.folder import TuningFolder
 from ipt_datasets.tuning.prepare import Prepared
 
 PICTURE, LOG = "loss.png", "training_log.jsonl"
+_EMBEDDED_BASE = (
+    "The base weights are those of a 4-bit file, dequantised to bfloat16: on the original weights the adapter fits less "
+    "well."
+)
 
 
 def write_result(
@@ -116,6 +120,7 @@ def render_card(prepared: Prepared, log: Sequence[Mapping[str, Any]], recipe: Ma
         "It reads a raw text and writes instruction-response pairs about it, in the markup of Instruction Pre-Training "
         "(Cheng et al. 2024, arXiv 2406.14491). It was tuned with `ipt tune` of the package ipt-datasets.",
         "",
+        *([_EMBEDDED_BASE, ""] if prepared.model == "smol-base" else []),
         f"![Loss over the tokens read]({PICTURE})",
         "",
         *losses,
