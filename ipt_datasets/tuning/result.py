@@ -12,10 +12,7 @@ from ipt_datasets.tuning.folder import TuningFolder
 from ipt_datasets.tuning.prepare import Prepared
 
 PICTURE, LOG = "loss.png", "training_log.jsonl"
-_EMBEDDED_BASE = (
-    "The base weights are those of a 4-bit file, dequantised to bfloat16: on the original weights the adapter fits less "
-    "well."
-)
+_EMBEDDED_BASE = "The base weights are those of a 4-bit file, dequantised to bfloat16: on the original ones the adapter fits less well."
 
 
 def write_result(
