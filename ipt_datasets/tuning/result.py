@@ -12,7 +12,9 @@ from ipt_datasets.tuning.folder import TuningFolder
 from ipt_datasets.tuning.prepare import Prepared
 
 PICTURE, LOG = "loss.png", "training_log.jsonl"
-_EMBEDDED_BASE = "The base weights are those of a 4-bit file, dequantised to bfloat16: on the original ones the adapter fits less well."
+_EMBEDDED_BASE = (
+    "The base weights are those of a 4-bit file, dequantised to bfloat16; the original ones are near but not equal."
+)
 
 
 def write_result(
