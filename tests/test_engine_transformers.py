@@ -29,22 +29,22 @@ FEW_LAYERS = {"dtype": "float32", "num_hidden_layers": 4}
 
 
 @pytest.fixture(scope="module")
-def whole(smol):
-    engine = TransformersEngine(smol, dtype="float32", batch_size=3)
+def whole(smol_base):
+    engine = TransformersEngine(smol_base, dtype="float32", batch_size=3)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def engine(smol):
-    engine = TransformersEngine(smol, batch_size=3, max_model_len=512, **FEW_LAYERS)
+def engine(smol_base):
+    engine = TransformersEngine(smol_base, batch_size=3, max_model_len=512, **FEW_LAYERS)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def reference(smol):
-    return AutoModelForCausalLM.from_pretrained(smol, **FEW_LAYERS)
+def reference(smol_base):
+    return AutoModelForCausalLM.from_pretrained(smol_base, **FEW_LAYERS)
 
 
 def prompt_of(engine, text):
@@ -76,8 +76,8 @@ def generated(model, request, ends):
     return ids[0, len(request.prompt) :].tolist()
 
 
-def test_a_batch_writes_what_generate_writes_for_each_alone(whole, smol):
-    reference = AutoModelForCausalLM.from_pretrained(smol, dtype="float32")
+def test_a_batch_writes_what_generate_writes_for_each_alone(whole, smol_base):
+    reference = AutoModelForCausalLM.from_pretrained(smol_base, dtype="float32")
     requests = {n: Request(prompt_of(whole, text), 3 + 2 * n) for n, text in enumerate(TEXTS)}
     requests[5] = Request(prompt_of(whole, TEXTS[3]), 9, repetition_penalty=1.3)
     done = run(whole, requests)
@@ -153,8 +153,8 @@ def test_the_next_shot_takes_over_what_the_last_one_computed(engine, reference):
         assert done[number].token_ids == generated(reference, request, [1, 2])
 
 
-def test_without_a_cache_only_rows_that_run_are_shared(smol):
-    engine = TransformersEngine(smol, batch_size=2, cache_tokens=0, **FEW_LAYERS)
+def test_without_a_cache_only_rows_that_run_are_shared(smol_base):
+    engine = TransformersEngine(smol_base, batch_size=2, cache_tokens=0, **FEW_LAYERS)
     prompt = prompt_of(engine, TEXTS[0])
     done = run(engine, {1: Request(prompt, 3), 2: Request(prompt, 3)}) | run(engine, {3: Request(prompt, 3)})
     assert [done[number].cached_tokens for number in (1, 2, 3)] == [0, len(prompt) - 1, 0]
@@ -271,8 +271,8 @@ def test_a_request_that_does_not_fit_into_memory_fails_alone(engine, monkeypatch
     assert done[1].error == "out of memory: no room"
 
 
-def test_a_device_that_fails_ends_the_engine(smol):
-    engine = TransformersEngine(smol, batch_size=2, **FEW_LAYERS)
+def test_a_device_that_fails_ends_the_engine(smol_base):
+    engine = TransformersEngine(smol_base, batch_size=2, **FEW_LAYERS)
     engine._model = Failing(engine._model, lambda rows, _: rows > 1, RuntimeError("device-side\nassert"))
     for number in range(3):
         engine.submit(number, Request(prompt_of(engine, TEXTS[number]), 4))
@@ -283,20 +283,20 @@ def test_a_device_that_fails_ends_the_engine(smol):
     engine.close()
 
 
-def test_nothing_runs_after_close(smol):
-    engine = TransformersEngine(smol, **FEW_LAYERS)
+def test_nothing_runs_after_close(smol_base):
+    engine = TransformersEngine(smol_base, **FEW_LAYERS)
     engine.submit(1, Request([5], 4))
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.step()
 
 
-def test_options_reach_from_pretrained(smol):
-    engine = TransformersEngine(smol, attn_implementation="eager", batch_size=5, **FEW_LAYERS)
+def test_options_reach_from_pretrained(smol_base):
+    engine = TransformersEngine(smol_base, attn_implementation="eager", batch_size=5, **FEW_LAYERS)
     assert engine._model.dtype == torch.float32
     assert engine._model.config._attn_implementation == "eager"
     assert (engine.max_requests, engine.max_model_len, engine.kv_tokens) == (5, 4096, None)
-    assert TransformersEngine(smol)._model.config._attn_implementation == ATTENTION
+    assert TransformersEngine(smol_base)._model.config._attn_implementation == ATTENTION
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,9 @@ def test_options_reach_from_pretrained(smol):
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(smol, options, said):
+def test_what_cannot_be_loaded_is_one_line(smol_base, options, said):
     with pytest.raises(EngineError) as raised:
-        TransformersEngine(**{"model": smol, **options})
+        TransformersEngine(**{"model": smol_base, **options})
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 

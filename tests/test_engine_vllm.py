@@ -27,10 +27,10 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def engine(smol):
+def engine(smol_base):
     from ipt_datasets.synthesis.engines.vllm import VLLMEngine
 
-    engine = VLLMEngine(smol, max_model_len=2048, max_num_seqs=8)
+    engine = VLLMEngine(smol_base, max_model_len=2048, max_num_seqs=8)
     yield engine
     engine.close()
 
@@ -161,10 +161,10 @@ def test_abort_forgets_requests(engine):
     assert len(completion.token_ids) == 3
 
 
-def test_greedy_agrees_with_transformers(engine, smol):
+def test_greedy_agrees_with_transformers(engine, smol_base):
     from ipt_datasets.synthesis.engines.transformers import TransformersEngine
 
-    other = TransformersEngine(smol, max_model_len=2048)
+    other = TransformersEngine(smol_base, max_model_len=2048)
     prompter = Prompter(engine.tokenizer, CHAT)
     prompt, _ = prompter.prompt([], prompter.encode_text(TEXTS[0]), 1900)
     ours = run(engine, {1: Request(prompt, 12)})[1].token_ids
@@ -179,12 +179,12 @@ def test_options_reach_the_engine(engine):
     assert engine.kv_tokens > 2048
 
 
-def test_an_engine_whose_process_is_killed_says_so(smol):
+def test_an_engine_whose_process_is_killed_says_so(smol_base):
     """A second engine beside the module's own; the kernel kills like this where memory runs out."""
     from ipt_datasets.synthesis.engines.vllm import VLLMEngine
 
     engine = VLLMEngine(
-        smol, max_model_len=1024, block_size=32, load_format="dummy", hf_overrides={"num_hidden_layers": 2}
+        smol_base, max_model_len=1024, block_size=32, load_format="dummy", hf_overrides={"num_hidden_layers": 2}
     )
     assert engine._engine.vllm_config.cache_config.block_size == 32
     engine.submit(1, Request([5] * 8, 4))
@@ -209,10 +209,10 @@ def test_an_engine_whose_process_is_killed_says_so(smol):
         (None, {"max_model_len": 8193}, "from 2 to 8192 tokens"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(smol, model, options, said):
+def test_what_cannot_be_loaded_is_one_line(smol_base, model, options, said):
     from ipt_datasets.synthesis.engines.vllm import VLLMEngine
 
     with pytest.raises(EngineError) as raised:
-        VLLMEngine(model or smol, **options)
+        VLLMEngine(model or smol_base, **options)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -39,7 +39,7 @@ def test_the_synthesizer_writes_pairs_about_unseen_paragraphs():
         rows = list(synthesizer.synthesize(PARAGRAPHS))
     assert [row.status for row in rows] == ["ok"] * 4
     pairs = [(text, pair) for text, row in zip(PARAGRAPHS, rows, strict=True) for pair in row.shots[0].pairs]
-    assert len(pairs) >= 8
+    assert len(pairs) >= 4
     in_text = [pair.response.strip(" .").lower() in text.lower() for text, pair in pairs]
     assert sum(in_text) >= len(pairs) / 2
 
