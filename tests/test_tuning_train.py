@@ -350,7 +350,7 @@ def test_two_processes_learn_the_same(tiny, rows_file, tmp_path):
     logs = [[json.loads(line) for line in (tmp_path / name / "training_log.jsonl").open()] for name in ("alone", "two")]
     assert len(logs[0]) == len(logs[1])
     for one, other in zip(*logs, strict=True):
-        assert one == pytest.approx(other, rel=5e-3)
+        assert one == pytest.approx(other, rel=2e-2)  # sums in another order, in 16 bits
     assert two.stdout.count("It lies in") == 1
 
 

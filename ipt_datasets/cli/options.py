@@ -34,7 +34,9 @@ def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = Tr
     group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
     group.add_argument("--top-p", type=float, default=1.0, help="(%(default)s)")
     group.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is off (%(default)s)")
-    group.add_argument("--frequency-penalty", type=float, help="0 is off; against loops (0.1 for smol, else 0)")
+    group.add_argument(
+        "--frequency-penalty", type=float, help="0 is off; against loops (smol 0.9, smol-base 0.1, else 0)"
+    )
     group.add_argument("--long-texts", default="split", choices=LONG_TEXTS, help="(%(default)s)")
     group.add_argument("--max-windows", type=int, metavar="N", help="windows of one long text")
     group.add_argument("--max-pairs", type=int, metavar="N", help="pairs kept of one text")
