@@ -1,6 +1,7 @@
 """Files that are whole when they carry their name, also after a kill or a power cut."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,31 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Write an absent or empty folder at once or not at all.
+
+    Gives an empty folder beside it, which gets its name when the block ends and everything is on the disk; when the
+    block fails, nothing is left. Only one process at a time may write a folder: what a dead one left is swept away.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    temporary = folder.parent / f".{folder.name}.tmp"
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            flush(path)
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    flush(folder.parent)
 
 
 def flush(path: Path) -> None:

@@ -109,6 +109,9 @@ class OutputFolder:
             self._clear()
         for leftover in (*self.path.glob(f"{TEMPORARY}*"), *self.path.glob(f"*/{TEMPORARY}*")):
             _remove(leftover)
+        if not (self.path / RECIPE).exists():  # shards without a recipe beside them are what a clearing run left
+            for config_name in ("text", "packed"):
+                self.drop_shards(config_name, 0)
         self.write_text(RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
 
     def shards(self, config_name: str) -> list[Path]:

@@ -108,12 +108,9 @@ def mix(
         if folder.is_finished and not overwrite:
             return Mixed(folder.path, _verified(folder))
         run = _Run(folder, [DocumentStream(one, counter, seed, shuffle_buffer) for one in asked], counter, tokens)
-        is_new = overwrite or not (folder.path / RECIPE).exists()
-        if is_new:
+        if overwrite or not (folder.path / RECIPE).exists():
             run.check_first_documents()
         folder.begin(made_from, overwrite=overwrite)
-        if is_new:
-            folder.drop_shards("text", 0)  # without a recipe beside them they are what a clearing run left
         with tqdm(total=tokens, unit=" tokens", unit_scale=True, disable=not progress) as bar:
             ended_by = run.write(literal_tokens, rows_per_shard, bar)
         audit = run.audit(ended_by)

@@ -153,10 +153,7 @@ def pack(
         folder.check(recipe, resume=resume, overwrite=overwrite)
         if folder.is_finished and not overwrite:
             return Packed(folder.path, _verified(folder))
-        is_new = overwrite or not (folder.path / RECIPE).exists()
         folder.begin(recipe, overwrite=overwrite)
-        if is_new:
-            folder.drop_shards("packed", 0)  # without a recipe beside them they are what a clearing run left
         counts = PackCounts(rest=rest)
         with tqdm(total=known_rows(opened, source), unit=" documents", disable=not progress) as bar:
             rows = iter_rows(opened, source)

@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ipt_datasets.durable import TEMPORARY, flush
+from ipt_datasets.durable import replacing_folder
 from ipt_datasets.errors import EngineError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -30,35 +29,30 @@ def merge_adapter(model_folder: Path, adapter_folder: Path, output: Path) -> Pat
     Raises:
         EngineError: the adapter is of another kind or does not fit the model, or the output is not empty.
     """
-    from safetensors.torch import load_file, save_file
-
     if output.exists() and any(output.iterdir()):
         raise EngineError(f"{output} is not empty; name an absent or an empty folder for the merged model")
+    with replacing_folder(output) as temporary:
+        write_merged(model_folder, adapter_folder, temporary)
+    return output
+
+
+def write_merged(model_folder: Path, adapter_folder: Path, folder: Path) -> None:
+    """Write what `merge_adapter` does into an empty folder that somebody else makes durable."""
+    from safetensors.torch import load_file, save_file
+
     files = sorted(model_folder.glob("*.safetensors"))
     if not files:
         raise EngineError(f"{model_folder} holds no *.safetensors; expected the folder of the base model")
     deltas = _Deltas(adapter_folder)
-    temporary = output.parent / f"{TEMPORARY}{output.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        for path in model_folder.iterdir():
-            if path.is_file() and path not in files:
-                shutil.copy(path, temporary)
-        for file in files:
-            merged = {name: deltas.add(name, weight) for name, weight in load_file(file).items()}
-            save_file(merged, temporary / file.name, metadata={"format": "pt"})
-            (temporary / file.name).chmod(file.stat().st_mode)
-        deltas.check_all_used(model_folder)
-        _note_dtype(temporary / "config.json")
-        for path in [*temporary.iterdir(), temporary]:
-            flush(path)
-        os.rename(temporary, output)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    flush(output.parent)
-    return output
+    for path in model_folder.iterdir():
+        if path.is_file() and path not in files:
+            shutil.copy(path, folder)
+    for file in files:
+        merged = {name: deltas.add(name, weight) for name, weight in load_file(file).items()}
+        save_file(merged, folder / file.name, metadata={"format": "pt"})
+        (folder / file.name).chmod(file.stat().st_mode)
+    deltas.check_all_used(model_folder)
+    _note_dtype(folder / "config.json")
 
 
 class _Deltas:

@@ -13,14 +13,13 @@ import hashlib
 import importlib.util
 import io
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from ipt_datasets.durable import flush
+from ipt_datasets.durable import replacing_folder
 from ipt_datasets.errors import EngineError
 
 CONVERSION = 1
@@ -62,10 +61,10 @@ def prepare_smol(cache_dir: Path | None = None, *, tuned: bool = True) -> Path:
     folder = cache / f"smol-v{CONVERSION}-{hashlib.sha256(smol_revision().encode()).hexdigest()[:12]}"
     if folder.is_dir():
         return folder
-    from ipt_datasets.models.adapter import merge_adapter
+    from ipt_datasets.models.adapter import write_merged
 
     base = prepare_smol(cache, tuned=False)
-    return build_folder_once(folder, lambda temporary: merge_adapter(base, ADAPTER, temporary))
+    return build_folder_once(folder, lambda temporary: write_merged(base, ADAPTER, temporary))
 
 
 def smol_revision(*, tuned: bool = True) -> str:
@@ -78,7 +77,7 @@ def smol_revision(*, tuned: bool = True) -> str:
     return f"{base}-{_sha256(ADAPTER / 'adapter_model.safetensors')}" if tuned else base
 
 
-def build_folder_once(folder: Path, fill: Callable[[Path], object]) -> Path:
+def build_folder_once(folder: Path, fill: Callable[[Path], None]) -> Path:
     """Give `folder`; if it is absent, let `fill` write it, such that it is only ever seen whole.
 
     `fill` writes into a temporary sibling, which gets the final name when everything is on the disk. A file lock lets
@@ -97,7 +96,8 @@ def build_folder_once(folder: Path, fill: Callable[[Path], object]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
-                _build(folder, fill)
+                with replacing_folder(folder) as temporary:  # whoever holds the lock is the only builder
+                    fill(temporary)
     except EngineError:
         raise
     except Exception as error:  # safetensors, gguf and transformers have error types of their own for a full disk
@@ -107,23 +107,6 @@ def build_folder_once(folder: Path, fill: Callable[[Path], object]) -> Path:
             "with 300 MB of free space, and IPT_DATASETS_CACHE names another one"
         ) from error
     return folder
-
-
-def _build(folder: Path, fill: Callable[[Path], object]) -> None:
-    temporary = folder.parent / f".{folder.name}.tmp"
-    # Whoever holds the lock is the only builder, so a folder of this name belongs to a process that is dead.
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.mkdir()
-    try:
-        fill(temporary)
-        for path in [*temporary.rglob("*"), temporary]:
-            flush(path)
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    flush(folder.parent)
 
 
 def _gguf_file() -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ipt_datasets.errors import EngineError, one_line
 from ipt_datasets.models.adapter import CONFIG as ADAPTER_CONFIG
 from ipt_datasets.models.adapter import WEIGHTS as ADAPTER_WEIGHTS
-from ipt_datasets.models.adapter import merge_adapter
+from ipt_datasets.models.adapter import write_merged
 from ipt_datasets.models.embedded import (
     BASE_ID,
     EMBEDDED,
@@ -74,9 +74,7 @@ def _merged(adapter: Path) -> Path:
     if isinstance(base, str):
         base = Path(_snapshot(base))
     identity = hashlib.sha256(f"{hash_folder(adapter)} {hash_folder(base)}".encode()).hexdigest()[:16]
-    return build_folder_once(
-        default_cache() / f"merged-{identity}", lambda folder: merge_adapter(base, adapter, folder)
-    )
+    return build_folder_once(default_cache() / f"merged-{identity}", lambda folder: write_merged(base, adapter, folder))
 
 
 def _snapshot(model: str) -> str:

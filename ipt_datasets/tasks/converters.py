@@ -88,7 +88,7 @@ def from_questions(
 ) -> Converted:
     """Read a row with a context, a question and its answers (the first counts)."""
     made = _pair(_get(row, question), _first(_get(row, answer)), rationale=_get(row, rationale))
-    yield made if isinstance(made, LeftOut) else _task_text(_string(_get(row, text)), [made])
+    yield _about(_get(row, text), made)
 
 
 def from_multiple_choice(
@@ -118,7 +118,7 @@ def from_multiple_choice(
         yield LeftOut("not_in_options", _shown(f"{_get(row, question)} -> {_get(row, answer)}"))
         return
     made = _pair(_get(row, question), chosen, options=texts, rationale=_get(row, rationale))
-    yield made if isinstance(made, LeftOut) else _task_text(_string(_get(row, text)), [made])
+    yield _about(_get(row, text), made)
 
 
 def from_yes_no(
@@ -136,17 +136,11 @@ def from_yes_no(
     if word not in options:
         yield LeftOut("not_in_options" if word else "no_answer", _shown(f"{_get(row, question)} -> {given}"))
         return
-    asked = _string(_get(row, question))
-    made = _pair(asked, word, options=options, rationale=_get(row, rationale))
-    yield made if isinstance(made, LeftOut) else _task_text(_string(_get(row, text)), [made])
+    made = _pair(_get(row, question), word, options=options, rationale=_get(row, rationale))
+    yield _about(_get(row, text), made)
 
 
-def from_summary(
-    row: Mapping[str, Any],
-    *,
-    text: str = "document",
-    asked: Mapping[str, str],
-) -> Converted:
+def from_summary(row: Mapping[str, Any], *, text: str = "document", asked: Mapping[str, str]) -> Converted:
     """Read a row whose columns hold what can be asked of the whole text: a summary, a title, a topic.
 
     Args:
@@ -186,7 +180,7 @@ def from_chain_of_thought(
         cut = re.match(r"(?s)(.*[.!?])\s+(\S.*)\Z", asked)
         passage, asked = (cut[1], cut[2]) if cut else ("", asked)
     made = _pair(asked, said, rationale=reasons)
-    yield made if isinstance(made, LeftOut) else _task_text(passage, [made])
+    yield _about(passage, made)
 
 
 def from_prompts(
@@ -313,6 +307,11 @@ def _pair(question: Any, answer: Any, options: Sequence[str] = (), rationale: An
     if not response:
         return LeftOut("no_answer", instruction)
     return Pair(instruction, response, tuple(options), _string(rationale))
+
+
+def _about(text: Any, made: Pair | LeftOut) -> TaskText | LeftOut:
+    """Give a text with its one pair, or why there is none."""
+    return made if isinstance(made, LeftOut) else _task_text(_string(text), [made])
 
 
 def _task_text(text: str, pairs: Sequence[Pair], document: str = "") -> TaskText | LeftOut:
