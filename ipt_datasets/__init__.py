@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ipt_datasets.corpus.mixing.sources import MixSource
     from ipt_datasets.corpus.pack import pack
     from ipt_datasets.corpus.publish import publish
+    from ipt_datasets.quality.evaluate import ScoreSheet, evaluate
     from ipt_datasets.recipe import Recipe
     from ipt_datasets.schema import Pair
     from ipt_datasets.synthesis.markup import parse_pairs, render_prompt
@@ -28,11 +29,13 @@ _HOMES = {
     "MixSource": "corpus.mixing.sources",
     "Pair": "schema",
     "Recipe": "recipe",
+    "ScoreSheet": "quality.evaluate",
     "Synthesizer": "synthesis.synthesizer",
     "SynthesizerCollection": "tasks.builder",
     "Templatizer": "templating.templatizer",
     "augment": "corpus.augment",
     "diversity_report": "templating.report",
+    "evaluate": "quality.evaluate",
     "mix": "corpus.mix",
     "pack": "corpus.pack",
     "parse_pairs": "synthesis.markup",
@@ -47,11 +50,13 @@ __all__ = [
     "MixSource",
     "Pair",
     "Recipe",
+    "ScoreSheet",
     "Synthesizer",
     "SynthesizerCollection",
     "Templatizer",
     "augment",
     "diversity_report",
+    "evaluate",
     "mix",
     "pack",
     "parse_pairs",

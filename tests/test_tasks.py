@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 from hypothesis import given
@@ -25,10 +26,17 @@ from ipt_datasets.tasks.converters import (
     from_summary,
     from_yes_no,
 )
-from ipt_datasets.tasks.derive import add_options, add_rationales, gather, join_neighbours, order_by_place
-from ipt_datasets.tasks.public_sets import write_table
+from ipt_datasets.tasks.derive import (
+    add_options,
+    add_rationales,
+    gather,
+    join_neighbours,
+    order_by_place,
+    shuffle_some,
+)
+from ipt_datasets.tasks.public_sets import read_written, write_table
 from ipt_datasets.tasks.select import OVERLAP_WORDS, Overlap, is_held_out, most_pairs
-from ipt_datasets.tasks.sets import read_description, read_task_rows
+from ipt_datasets.tasks.sets import Report, read_description, read_task_rows, read_texts
 
 TEXT = (
     "The lighthouse was built in 1884 by Anna Berg. It stands on the island of Utsira. "
@@ -160,6 +168,13 @@ def test_pairs_are_ordered_as_the_text_answers_them():
     assert order_by_place(TEXT, (*PAIRS, implied))[-3] == implied  # where its sentence begins
 
 
+def test_about_the_given_share_of_texts_is_shuffled():
+    shuffled = [shuffle_some(f"Text {at}", PAIRS, 0.4, 0) for at in range(300)]
+    assert 90 < sum(pairs != PAIRS for pairs in shuffled) < 150
+    assert all(sorted(pairs, key=PAIRS.index) == list(PAIRS) for pairs in shuffled)
+    assert shuffle_some(TEXT, PAIRS, 0.0, 0) == PAIRS
+
+
 @given(st.permutations(PAIRS), st.integers(0, 50))
 def test_derived_options_and_reasons_keep_question_and_answer(pairs, seed):
     pairs = tuple(pairs)
@@ -258,6 +273,15 @@ def test_rows_are_split_by_text_and_free_of_evaluation_texts(sets):
     assert set(left) <= set(LEFT_OUT)
 
 
+def test_texts_with_too_few_pairs_are_left_out_and_reported(sets):
+    sets.write_text(sets.read_text().replace("max_texts = 20", "min_pairs = 2"))
+    with pytest.raises(InputError, match="no rows to tune on in bool"):
+        read_task_rows(sets, sets.parent, names=["bool"])
+    report = Report()
+    assert read_texts(read_description(sets)["bool"], sets.parent, report) == []
+    assert report.left_out["under_min_pairs"] == 30
+
+
 def test_rows_have_the_documented_schema_and_parse_back(sets):
     rows, reports = read_task_rows(sets, sets.parent, names=["bool"], held_out=0.0)
     assert rows.features == TASK_FEATURES
@@ -309,6 +333,24 @@ def test_the_shipped_description_is_whole():
     assert unseen == {"squad", "policyqa", "qed", "boolq"}
     assert all(task_set.licence and task_set.origin for task_set in described.values())
     assert {task_set.convert for task_set in described.values()} <= {*CONVERTERS, "public"}
+
+
+def test_written_pairs_find_their_abstracts_and_miss_none_silently(tmp_path):
+    written = [json.loads(line) for line in files("ipt_datasets.tasks").joinpath("written.jsonl").open()]
+    assert len({row["id"] for row in written}) == len(written) > 400
+    for row in written:
+        pairs = [Pair.read(pair) for pair in row["pairs"]]
+        assert all(pair.instruction.strip() and pair.response.strip() for pair in pairs)
+        assert all(pair.response in pair.options for pair in pairs if pair.options)
+        assert len({pair.instruction for pair in pairs}) == len(pairs) >= 4
+    first, second = written[0], written[-1]
+    (tmp_path / "scitldr").mkdir()
+    paper = {"paper_id": second["id"], "source": ["We do this.", " It works. "]}
+    (tmp_path / "scitldr" / "SciTLDR-Data__SciTLDR-A__dev.jsonl").write_text(json.dumps(paper) + "\n")
+    (tmp_path / "pubmed.json").write_text(json.dumps({first["id"]: {"CONTEXTS": ["Aim.", "Found."]}}))
+    read = list(read_written(tmp_path / "scitldr", "../pubmed.json"))
+    assert [text.text for text in read if isinstance(text, TaskText)] == ["Aim.\n\nFound.", "We do this. It works."]
+    assert reasons(read) == ["no_text"] * (len(written) - 2)
 
 
 def test_tables_are_written_line_by_line():

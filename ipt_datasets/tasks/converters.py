@@ -23,6 +23,7 @@ LEFT_OUT: Mapping[str, str] = {
     "unreadable": "the row has not the layout that the converter reads",
     "no_pairs": "a text without any pair that can be used",
     "duplicate": "the same question was already asked about this text",
+    "under_min_pairs": "fewer pairs than the set's texts must have",
     "over_max_pairs": "more pairs than the set may have on one text",
     "over_max_texts": "more texts than the set may have; those with most pairs were kept",
     "in_evaluation": "shares 13 words in a row with a text of an evaluation set",

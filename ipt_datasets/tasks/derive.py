@@ -111,6 +111,14 @@ def add_rationales(text: str, pairs: tuple[Pair, ...], share: float, seed: int) 
     return tuple(made)
 
 
+def shuffle_some(text: str, pairs: tuple[Pair, ...], share: float, seed: int) -> tuple[Pair, ...]:
+    """Shuffle the pairs of a share of texts: where the order says nothing, an answer has to be found by its question."""
+    draw = Draw.seeded(seed).within(text)
+    if draw.fraction("shuffled") >= share:
+        return pairs
+    return tuple(pairs[at] for at in draw.permutation("order of pairs", len(pairs)))
+
+
 def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 

@@ -120,6 +120,25 @@ def read_scitldr(folder: Path) -> Converted:
             yield TaskText(text, pairs) if pairs else LeftOut("no_pairs", text[:120])
 
 
+def read_written(folder: Path, pubmedqa: str) -> Converted:
+    """Read the pairs that were written for this project about abstracts of SciTLDR and PubMedQA.
+
+    Args:
+        folder: of SciTLDR.
+        pubmedqa: the JSON file of PubMedQA, relative to the folder.
+    """
+    texts = {
+        row["paper_id"]: " ".join(sentence.strip() for sentence in row["source"])
+        for file in sorted(folder.glob("SciTLDR-Data__SciTLDR-A__*.jsonl"))
+        for row in _json_lines(file)
+    }
+    for key, row in json.loads((folder / pubmedqa).read_text("utf-8")).items():
+        texts[key] = "\n\n".join(part.strip() for part in row["CONTEXTS"])
+    for row in _json_lines(Path(__file__).with_name("written.jsonl")):
+        pairs = tuple(Pair.read(pair) for pair in row["pairs"])
+        yield TaskText(texts[row["id"]], pairs) if row["id"] in texts else LeftOut("no_text", f"abstract {row['id']}")
+
+
 def read_torque(folder: Path) -> Converted:
     """Read TORQUE (Ning et al. 2020): which events of a news passage come before or after others."""
     for row in json.loads((folder / "data__dev.json").read_text("utf-8")).values():
@@ -139,6 +158,7 @@ PUBLIC_SETS: Mapping[str, Callable[..., Converted]] = {
     "tatqa": read_tatqa,
     "fetaqa": read_fetaqa,
     "scitldr": read_scitldr,
+    "written_abstracts": read_written,
     "torque": read_torque,
 }
 """The readers by the names that a task-set file uses."""

@@ -9,8 +9,10 @@ The description is TOML, one table a set:
     licence = "CC BY-SA 4.0"
     origin = "github:..."
     max_texts = 10_000                       # those with most pairs first
+    min_pairs = 3                            # texts with fewer are left out
     max_pairs = 10                           # of one text
     join_words = 300                         # join neighbouring parts of a document up to this length
+    shuffled = 0.3                           # the share of texts whose pairs are not in the order of the text
     options = 0.15                           # the share of pairs that becomes multiple choice
     rationales = 0.1                         # the share that gets its sentence as a reason
     arguments = { text = "context" }         # of the converter
@@ -30,7 +32,7 @@ from ipt_datasets.errors import InputError, RecipeError
 from ipt_datasets.schema import TASK_FEATURES, Pair
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.tasks.converters import CONVERTERS, LEFT_OUT, Converted, LeftOut, TaskText
-from ipt_datasets.tasks.derive import add_options, add_rationales, gather, join_neighbours, order_by_place
+from ipt_datasets.tasks.derive import add_options, add_rationales, gather, join_neighbours, order_by_place, shuffle_some
 from ipt_datasets.tasks.files import read_files
 from ipt_datasets.tasks.public_sets import PUBLIC_SETS
 from ipt_datasets.tasks.select import Overlap, is_held_out, most_pairs
@@ -49,8 +51,10 @@ class TaskSet:
     origin: str = ""
     use: Literal["tune", "evaluate"] = "tune"
     max_texts: int = MAX_TEXTS
+    min_pairs: int = 1
     max_pairs: int = 10
     join_words: int = 0
+    shuffled: float = 0.0
     options: float = 0.0
     rationales: float = 0.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -155,6 +159,9 @@ def read_texts(task_set: TaskSet, data: str | Path, report: Report, seed: int = 
             report.leave_out(LeftOut("not_unicode", repr(found.text[:100])))
             continue
         pairs = order_by_place(found.text, found.pairs)
+        if len(pairs) < task_set.min_pairs:
+            report.leave_out(LeftOut("under_min_pairs", found.text[:120]))
+            continue
         if len(pairs) > task_set.max_pairs:
             report.leave_out(LeftOut("over_max_pairs", pairs[-1].instruction))
             pairs = _spread(pairs, task_set.max_pairs)
@@ -162,6 +169,7 @@ def read_texts(task_set: TaskSet, data: str | Path, report: Report, seed: int = 
             pairs = add_options(found.text, pairs, task_set.options, seed)
         if task_set.rationales:
             pairs = add_rationales(found.text, pairs, task_set.rationales, seed)
+        pairs = shuffle_some(found.text, pairs, task_set.shuffled, seed)
         kept.append(TaskText(found.text, pairs, found.document))
     kept, left = most_pairs(kept, task_set.max_texts, seed)
     for each in left:

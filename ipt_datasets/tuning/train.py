@@ -201,7 +201,7 @@ def _arguments(prepared: Prepared, folder: TuningFolder, running: Running) -> An
         remove_unused_columns=False,
         gradient_checkpointing=running.gradient_checkpointing,
         use_cpu=not torch.accelerator.is_available(),
-        bf16=not settings.lora_rank and torch.cuda.is_available(),
+        bf16=bool(settings.lora_rank) or torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
@@ -222,7 +222,9 @@ def _load(prepared: Prepared, revision: str | None, gradient_checkpointing: bool
     dtype = torch.bfloat16 if settings.lora_rank else torch.float32
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(prepared.location, revision=revision, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(
+                prepared.location, revision=revision, dtype=dtype, attn_implementation=_attention()
+            )
     except (OSError, ValueError) as error:
         raise EngineError(f"model {prepared.model!r} cannot be loaded: {one_line(error)}") from error
     model.config.use_cache = False
@@ -240,8 +242,18 @@ def _load(prepared: Prepared, revision: str | None, gradient_checkpointing: bool
             r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         )
         model = get_peft_model(model, config)
+        for module in model.modules():  # autocast computes in 16 bits; a way through 32 would only take time
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
     compute_kept_logits_only(model)
     return model
+
+
+def _attention() -> str | None:
+    """On a CPU plain attention trains sequences of this length 1.3 to 1.5 times as fast as torch's fused one."""
+    import torch
+
+    return None if torch.accelerator.is_available() else "eager"
 
 
 def _log(history: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any]]:
