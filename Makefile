@@ -12,14 +12,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install -qq --no-input --disable-pip-version-check --progress-bar off -c constraints.txt
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-BENCHMARKS := $(filter-out tests.benchmarks._%,$(subst /,.,$(basename $(wildcard tests/benchmarks/*.py))))
 
 help:
 	@echo "make demo      24 real abstracts become training texts, written by the embedded model, and three are shown"
 	@echo "make test      the fast tests"
 	@echo "make test-all  all tests, the slow ones with real models and the notebooks too"
 	@echo "make lint      ruff and mypy"
-	@echo "make bench     the measurements that README.md quotes"
+	@echo "make bench     the measurements that README.md quotes: hours, on a machine with nothing else to do"
 	@echo "make clean     removes .venv, caches and demo-output"
 
 demo: $(VENV)/core
@@ -40,7 +39,7 @@ lint: $(VENV)/dev
 	$(RUN) -m mypy
 
 bench: $(VENV)/vllm
-	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(RUN) -m $$benchmark; done
+	$(RUN) -m tests.benchmarks --json bench.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo-output

@@ -23,5 +23,9 @@ class EngineError(IPTError, RuntimeError):
     """An engine cannot be built, or died; requests that it finished before are not lost."""
 
 
+class BudgetSpent(IPTError):
+    """A run has used up what it was given and stopped in good order; its output is not whole, `resume` goes on."""
+
+
 class OutputError(IPTError):
     """The output folder is in use, not empty, or belongs to another recipe."""

@@ -11,7 +11,7 @@ from ipt_datasets.schema import Pair
 RECIPE_VERSION = 1
 """Rises whenever the same recipe would give another output."""
 
-ENGINES = ("auto", "vllm", "transformers", "scripted")
+ENGINES = ("auto", "vllm", "transformers", "server", "scripted")
 MARKUP_NAMES = ("paper", "plain", "chat")
 LONG_TEXTS = ("split", "truncate", "skip")
 

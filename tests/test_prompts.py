@@ -168,3 +168,14 @@ def test_every_markup_has_a_name_in_the_recipe():
     from ipt_datasets.recipe import MARKUP_NAMES
 
     assert tuple(MARKUPS) == MARKUP_NAMES
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab é🙂\n.<>", max_size=60), st.integers(0, 60), st.text("ab é🙂", max_size=6), st.integers(0, 40))
+def test_as_many_generated_ids_are_reused_as_decode_to_the_accepted_pairs(text, shared, other, generated):
+    tokenizer = ScriptedTokenizer()
+    ids, written = tokenizer.encode(text)[:generated], text[:shared] + other
+    reused, length = Prompter(tokenizer, PAPER)._common(ids, written)
+    fitting = [n for n in range(len(ids) + 1) if written.startswith(tokenizer.decode(ids[:n]))]
+    assert reused == ids[: max(fitting)]
+    assert length == len(tokenizer.decode(reused))

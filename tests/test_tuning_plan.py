@@ -11,7 +11,7 @@ from ipt_datasets.errors import InputError, RecipeError
 from ipt_datasets.schema import Pair
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.synthesis.prompts import Prompter
-from ipt_datasets.tuning.plan import MASKED, ForwardPasses, deal, encode_sequence, make_plan, split_step
+from ipt_datasets.tuning.plan import MASKED, ForwardPasses, deal, encode_sequence, make_plan, share_out, split_step
 from ipt_datasets.tuning.report import marked
 from ipt_datasets.tuning.settings import TuneSettings
 from ipt_datasets.tuning.shots import ShotTable, read_shots
@@ -213,3 +213,14 @@ def test_a_step_is_split_without_loss(lengths, parts):
 def test_settings_out_of_range_are_refused(given):
     with pytest.raises(RecipeError):
         settings_of(**given)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.data())
+def test_processes_that_take_turns_have_about_the_same_work(processes, rounds, data):
+    costs = data.draw(st.lists(st.integers(0, 100), min_size=processes * rounds, max_size=processes * rounds))
+    order = share_out(costs, processes)
+    assert sorted(order) == list(range(len(costs)))
+    work = [sum(costs[index] for index in order[process::processes]) for process in range(processes)]
+    assert max(work) - min(work) <= max(costs)
+    if processes == 1:
+        assert sorted(order, key=lambda index: -costs[index]) == order

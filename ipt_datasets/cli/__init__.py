@@ -1,7 +1,7 @@
 """The `ipt` command: one module a command, thin over the library.
 
-Exit 0 only when the output is whole; 1 for what went wrong, in one line; 2 for a usage error; 130 for Ctrl-C; 143 for
-SIGTERM, which ends a command as orderly as Ctrl-C does.
+Exit 0 only when the output is whole; 1 for what went wrong, in one line; 2 for a usage error; 75 where a
+budget is used up and --resume goes on; 130 for Ctrl-C; 143 for SIGTERM, which ends a command as orderly as Ctrl-C does.
 """
 
 import argparse
@@ -16,9 +16,12 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 
-from ipt_datasets.errors import IPTError
+from ipt_datasets.errors import BudgetSpent, IPTError
 
-COMMANDS = ("augment", "templatize", "mix", "pack", "publish", "inspect", "tune", "evaluate")
+COMMANDS = ("augment", "join", "templatize", "mix", "pack", "publish", "inspect", "tune", "evaluate", "plan", "bench")
+
+TRY_AGAIN = 75
+"""EX_TEMPFAIL of sysexits.h: not whole and not broken. A scheduler can tell it from both, and put the job back."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +46,9 @@ def carry_out(args: argparse.Namespace, command_line: Sequence[str]) -> int:
     try:
         with _heeding_signals():
             args.run(args)
+    except BudgetSpent as spent:
+        print(f"ipt: {spent}{_how_to_go_on(args, command_line)}", file=sys.stderr)
+        return TRY_AGAIN
     except IPTError as error:
         print(f"ipt: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

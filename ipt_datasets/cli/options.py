@@ -27,6 +27,20 @@ def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = Tr
         group.add_argument("--shots", type=int, default=2, help="raw texts a chain, the paper's M (%(default)s)")
     group.add_argument("--model-revision", metavar="R", help="branch, tag or commit of the model's Hub id")
     group.add_argument("--engine", default="auto", choices=ENGINES, help="(%(default)s)")
+    group.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="base URL for --engine server, e.g. http://host:8000/v1; may be given several times",
+    )
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes on this machine with an engine each, on a GPU of its own where there are any (%(default)s)",
+    )
     group.add_argument("--markup", choices=MARKUP_NAMES, help="how shots are written (chat for smol-base, else paper)")
     group.add_argument("--primer", metavar="FILE", help="JSON list of finished shots: [{text, pairs: [...]}]")
     group.add_argument("--max-new-tokens", type=int, default=400, help="of one completion (%(default)s)")
@@ -45,7 +59,10 @@ def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = Tr
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="passed to the engine, e.g. gpu_memory_utilization=0.9; may be given several times",
+        help="passed to the engine; VALUE is JSON where it can be; may be given several times. vllm: max_num_seqs (in "
+        'flight), max_num_batched_tokens (a step), gpu_memory_utilization, speculative_config=\'{"method": "ngram", '
+        '"num_speculative_tokens": 4, "prompt_lookup_max": 4}\', quantization (fp8). transformers: batch_size (in '
+        "flight), cache_tokens (for prefixes), dtype. server: max_concurrency. `ipt bench` tries a few",
     )
 
 
@@ -53,6 +70,8 @@ def synthesis_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Give what the options of `add_synthesis_options` say as arguments of `Synthesizer`, all but model and shots."""
     return {
         "engine": args.engine,
+        "servers": args.server,
+        "workers": args.workers,
         "max_new_tokens": args.max_new_tokens,
         "max_model_len": args.max_model_len,
         "temperature": args.temperature,

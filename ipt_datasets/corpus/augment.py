@@ -1,6 +1,7 @@
 """`augment`: raw texts in, a corpus of instruction-augmented texts out, streaming."""
 
 import hashlib
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,28 +9,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Features
 from tqdm.auto import tqdm
 
+from ipt_datasets.corpus.budget import Budget
 from ipt_datasets.corpus.card import augmented_card, pinned_card
 from ipt_datasets.corpus.counts import Counts, count_shards
 from ipt_datasets.corpus.covered import peek, skip_covered
 from ipt_datasets.corpus.folder import CARD, JOURNAL, OutputFolder, unwritable
+from ipt_datasets.corpus.input import Input
 from ipt_datasets.corpus.journal import Journal
-from ipt_datasets.corpus.source import check_text_column, iter_rows, known_rows, open_source
-from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeError
-from ipt_datasets.schema import TEXT_FEATURES
-from ipt_datasets.synthesis.chains import Shot
+from ipt_datasets.corpus.shard_writer import Meter, ShardWriter
+from ipt_datasets.corpus.share import Share, check_shards
+from ipt_datasets.errors import BudgetSpent, EngineError, OutputError
 from ipt_datasets.synthesis.dealing import SynthesizedRow
-from ipt_datasets.synthesis.synthesizer import ADDED_COLUMNS, Synthesizer
+from ipt_datasets.synthesis.synthesizer import Synthesizer
 from ipt_datasets.templating.templatizer import Templatizer
 
-SHARD_CHARACTERS = 200_000_000
-"""A shard is closed early when its raw texts reach this length, so that long documents do not fill the memory."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,9 @@ def augment(
     resume: bool = False,
     overwrite: bool = False,
     rows_per_shard: int = 10_000,
+    shard: tuple[int, int] | None = None,
+    budget_tokens: int | None = None,
+    budget_hours: float | None = None,
     progress: bool = True,
 ) -> Augmented:
     """Write instruction-response pairs about every text of a corpus and render them as training texts.
@@ -87,30 +89,25 @@ def augment(
             an empty folder. Checks a finished one, and lets it grow by the rows that its input or `limit` has got
             since: chains that were finished stay as they are, a last short one among them.
         overwrite: replace what an earlier run wrote.
-        rows_per_shard: raw texts a shard; a shard ends where a chain does.
+        rows_per_shard: raw texts a shard. Chains end where a shard does.
+        shard: (I, N): only the shards I, I + N, I + 2N, ... of the corpus, as one of N jobs that may all run at once.
+            They go to a folder of their own, `output/shards/I-of-N`, with its own lock and journal; `join` makes of all
+            N the folder that one run would have written.
+        budget_tokens: stop when about so many tokens were generated in this run; None: at the end of the input.
+        budget_hours: stop when the run takes so long, loading included; None: at the end of the input.
         progress: show a progress bar.
 
     Raises:
+        BudgetSpent: a budget is used up before the input is; no chain was cut, and `resume` goes on with a new budget.
         InputError: the source cannot be read, or has no such text column.
-        OutputError: the folder is in use, not empty, full, or belongs to another recipe or input.
+        OutputError: the folder is in use, not empty, full, or belongs to another recipe, input or number of jobs.
         RecipeError: a setting is out of range.
         EngineError: the engine cannot be built, or died; what was written stays, and `resume` goes on.
     """
     started = time.monotonic()
-    if not 0 < fraction <= 1:
-        raise RecipeError(f"fraction={fraction!r}: expected a number above 0 and at most 1")
-    for name, value in (("limit", limit), ("rows_per_shard", rows_per_shard)):
-        if value is not None and value < 1:
-            raise RecipeError(f"{name}={value!r}: expected a whole number of at least 1")
     synthesizer = synthesizer or Synthesizer(seed=seed)
-    text_column = synthesizer.recipe.text_column
-    templatizer = templatizer or Templatizer(seed=seed, text_column=text_column)
-    opened = open_source(source, split=split, config_name=config_name, revision=revision, streaming=not shuffle)
-    check_text_column(opened, text_column, source)
-    if clash := [name for name in ADDED_COLUMNS if name in opened.features]:
-        raise InputError(
-            f"{source} already has columns named {', '.join(clash)}, which synthesis adds; rename or remove them"
-        )
+    budget = Budget(budget_tokens, budget_hours, first_guess=synthesizer.recipe.max_new_tokens // 2)
+    templatizer = templatizer or Templatizer(seed=seed, text_column=synthesizer.recipe.text_column)
     given = {
         "source": source,
         "split": split,
@@ -122,55 +119,124 @@ def augment(
         "seed": seed,
         "rows_per_shard": rows_per_shard,
     }
-    recipe = {
-        "input": given,
+    opened = Input(given, synthesizer.recipe.text_column)
+    share = Share(*(shard or (0, 1)), rows_per_shard)
+    recipe = run_recipe(opened, synthesizer, templatizer)
+    if shard:
+        check_shards(output, share)
+        output = share.folder(output)
+        recipe["shard"] = share.told(opened)
+        _warn_if_empty(share, opened)
+    with OutputFolder(output) as folder:
+        folder.check(recipe, resume=resume, overwrite=overwrite, permit=is_growth)
+        rows = share.take(opened.rows())
+        counts = write_share(
+            *(folder, opened, rows, share, recipe, synthesizer, templatizer),
+            budget=budget,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    return Augmented(folder.path, counts, time.monotonic() - started)
+
+
+def run_recipe(opened: Input, synthesizer: Synthesizer, templatizer: Templatizer) -> dict[str, Any]:
+    """Give everything that decides what a run over an input writes."""
+    return {
+        "input": opened.given,
         "synthesis": synthesizer.recipe.to_dict(),
         "templating": asdict(templatizer.recipe),
         "package": version("ipt-datasets"),
     }
-    rows = opened.shuffle(seed=seed) if shuffle else opened
-    total = known_rows(opened, source)
-    with OutputFolder(output) as folder:
-        folder.check(recipe, resume=resume, overwrite=overwrite, permit=_is_growth)
-        before = _verify(folder) if folder.is_finished and not overwrite else None
-        stream: Iterator[dict[str, Any]] = islice(iter_rows(rows, source), limit)
-        done = 0 if overwrite else skip_covered(stream, folder, opened.features, source)
-        has_more, stream = peek(stream)
-        if before and not has_more:
-            return Augmented(folder.path, before, time.monotonic() - started)
-        if has_more:
-            synthesizer.open()  # before anything is written: a model that cannot be loaded leaves the folder as it was
-        bar = tqdm(
-            total=total if limit is None else min(limit, total or limit),
-            initial=done,
-            unit=" texts",
-            miniters=0,  # so that the figures move with every shot, not only with every finished text
-            disable=not progress,
-        )
-        with _said_how_to_go_on(folder), bar:
-            folder.begin(recipe, overwrite=overwrite)
-            with Journal(folder.path / JOURNAL, done) as journal:
-                _pin_card(folder)
-                features = synthesizer.features(opened.features)
-                writer = _ShardWriter(folder, journal, templatizer, features, rows_per_shard, done)
-                if has_more:
-                    select = None if fraction == 1 else partial(_is_drawn, fraction, seed)
-                    how = {"on_shot": _Meter(bar).add, "select": select, "journal": journal, "first_row": done}
-                    for row, written in _synthesized(stream, synthesizer, how):
-                        writer.add(row, written)
-                        bar.update()
-                journal.check_used()
-                writer.flush()
-                counts = count_shards(folder.shards("pairs"), folder.shards("text"))
-                digests = {name: folder.digest(name) for name in ("text", "pairs")}
-                folder.write_text(CARD, augmented_card(recipe, counts, digests))
-                journal.remove()
-    return Augmented(folder.path, counts, time.monotonic() - started)
 
 
-def _is_growth(key: str, before: Any, now: Any) -> bool:
+def write_share(
+    folder: OutputFolder,
+    opened: Input,
+    rows: Iterator[dict[str, Any]],
+    share: Share,
+    recipe: Mapping[str, Any],
+    synthesizer: Synthesizer,
+    templatizer: Templatizer,
+    *,
+    budget: Budget | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Counts:
+    """Write a share of an input into a folder that `OutputFolder.check` allowed, or go on with it, or check it.
+
+    Args:
+        folder: where to.
+        opened: the input.
+        rows: the rows of the share, from the first on.
+        share: which those are.
+        recipe: see `run_recipe`.
+        synthesizer: writes the pairs.
+        templatizer: renders them.
+        budget: what this run may use; None: all it takes.
+        overwrite: replace what an earlier run wrote.
+        progress: show a progress bar.
+
+    Returns:
+        What the folder holds then.
+
+    Raises:
+        BudgetSpent: the budget is used up; full shards are written, the journal has the rest.
+    """
+    before = verify_folder(folder) if folder.is_finished and not overwrite else None
+    done = 0 if overwrite else skip_covered(rows, folder, opened.features, opened.source)
+    has_more, rows = peek(rows)
+    if before and not has_more:
+        if "shard" in recipe:
+            folder.begin(recipe)  # the input may have grown by rows of other jobs, and `join` compares
+        return before
+    if has_more:
+        synthesizer.open()  # before anything is written: a model that cannot be loaded leaves the folder as it was
+    bar = tqdm(
+        total=opened.total if opened.total is None else share.rows_of(opened.total),
+        initial=done,
+        unit=" texts",
+        miniters=0,  # so that the figures move with every shot, not only with every finished text
+        disable=not progress,
+    )
+    given = opened.given
+    with _said_how_to_go_on(folder), bar:
+        folder.begin(recipe, overwrite=overwrite)
+        with Journal(folder.path / JOURNAL, done) as journal:
+            _pin_card(folder)
+            writer = ShardWriter(folder, journal, templatizer, synthesizer.features(opened.features), share, done)
+            if has_more:
+                select = None if given["fraction"] == 1 else partial(_is_drawn, given["fraction"], given["seed"])
+                budget = budget or Budget()
+                how = {"select": select, "journal": journal, "first_row": done, "block_rows": share.block_rows}
+                heeded = {"on_shot": budget.counting(Meter(bar).add), "admits": budget.admits}
+                for row, written in _synthesized(rows, synthesizer, {**how, **heeded}):
+                    writer.add(row, written)
+                    bar.update()
+                if budget.spent:
+                    raise BudgetSpent(budget.spent)
+            journal.check_used()
+            writer.flush()
+            counts = count_shards(folder.shards("pairs"), folder.shards("text"))
+            digests = {name: folder.digest(name) for name in ("text", "pairs")}
+            folder.write_text(CARD, augmented_card(recipe, counts, digests))
+            journal.remove()
+    return counts
+
+
+def is_growth(key: str, before: Any, now: Any) -> bool:
     """Tell whether a setting changed so that there is only more to do."""
+    if key == "shard.input":
+        return True  # its rows are compared with those that are covered
     return key == "input.limit" and before is not None and (now is None or now > before)
+
+
+def _warn_if_empty(share: Share, opened: Input) -> None:
+    if opened.total is not None and not share.rows_of(opened.total):
+        blocks = -(-opened.total // share.block_rows)
+        _log.warning(
+            "shard %s of %s is empty: its %d rows make %d blocks of %d; fewer jobs or a lower --rows-per-shard use all",
+            *(share, opened.source, opened.total, blocks, share.block_rows),
+        )
 
 
 @contextmanager
@@ -219,68 +285,7 @@ def _is_drawn(fraction: float, seed: int, text: str | None) -> bool:
     return int.from_bytes(digest) / 2**64 < fraction
 
 
-class _ShardWriter:
-    """Collects rows and writes them as shards that end where a chain ends."""
-
-    def __init__(
-        self,
-        folder: OutputFolder,
-        journal: Journal,
-        templatizer: Templatizer,
-        features: Features,
-        rows_per_shard: int,
-        first_row: int,
-    ) -> None:
-        self._folder, self._journal, self._templatizer, self._features = folder, journal, templatizer, features
-        self._rows_per_shard = rows_per_shard
-        self._number = len(folder.shards("pairs"))
-        self._first_row = first_row
-        self._rows: list[dict[str, Any]] = []
-        self._characters = 0
-        folder.drop_shards("text", self._number)  # a kill came between the two shards of a stretch
-
-    def add(self, row: dict[str, Any], written: SynthesizedRow) -> None:
-        self._rows.append({**row, **written.columns()})
-        self._characters += len(row[self._templatizer.recipe.text_column] or "")
-        is_full = len(self._rows) >= self._rows_per_shard or self._characters >= SHARD_CHARACTERS
-        if is_full and written.ends_chain:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._rows:
-            return
-        columns = {name: [row[name] for row in self._rows] for name in self._features}
-        ids = columns.get("id", range(self._first_row, self._first_row + len(self._rows)))
-        texts = self._templatizer({**columns, "id": [str(id_) for id_ in ids]})
-        self._folder.write_shard("text", self._number, texts, TEXT_FEATURES)
-        self._folder.write_shard("pairs", self._number, columns, self._features)
-        self._number += 1
-        self._first_row += len(self._rows)
-        self._journal.forget(self._first_row)
-        self._rows, self._characters = [], 0
-
-
-class _Meter:
-    """Keeps the progress bar's figures, shot by shot: pairs, rejects, tokens a second in and out."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._started = time.monotonic()
-        self._pairs = self._rejects = self._read = self._wrote = 0
-
-    def add(self, shot: Shot) -> None:
-        self._pairs += len(shot.pairs)
-        self._rejects += len(shot.rejected)
-        self._read += shot.prompt_tokens
-        self._wrote += shot.completion_tokens
-        figures = {"pairs": f"{self._pairs:,}", "rejects": f"{self._rejects:,}"}
-        if (seconds := time.monotonic() - self._started) > 1:
-            figures |= {"tok/s in": f"{self._read / seconds:,.0f}", "out": f"{self._wrote / seconds:,.0f}"}
-        self._bar.set_postfix(figures, refresh=False)
-        self._bar.update(0)
-
-
-def _verify(folder: OutputFolder) -> Counts:
+def verify_folder(folder: OutputFolder) -> Counts:
     """Check a finished folder: every shard can be read, and its texts and pairs are complete."""
     try:
         counts = count_shards(folder.shards("pairs"), folder.shards("text"))

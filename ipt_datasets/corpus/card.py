@@ -48,13 +48,14 @@ def pinned_card(card: str, files: Mapping[str, Sequence[str]]) -> str:
     return card
 
 
-def augmented_card(recipe: Mapping[str, Any], counts: Counts, digests: Mapping[str, str]) -> str:
+def augmented_card(recipe: Mapping[str, Any], counts: Counts, digests: Mapping[str, str], n_parts: int = 1) -> str:
     """Write the README.md of a corpus that `augment` made.
 
     Args:
         recipe: what the run's recipe.json holds.
         counts: what its shards hold.
         digests: of the shards of each config, see `corpus_header`.
+        n_parts: how many jobs' shards were joined.
     """
     synthesis, source = recipe["synthesis"], recipe["input"]
     asked = [
@@ -67,6 +68,12 @@ def augmented_card(recipe: Mapping[str, Any], counts: Counts, digests: Mapping[s
         ("seeds", f"synthesis {synthesis['seed']}, templates {recipe['templating']['seed']}"),
         ("part that was augmented", f"{source['fraction']:g}"),
     ]
+    if "shard" in recipe:
+        asked.append(
+            ("part of the source", f"shard {recipe['shard']['index']}/{recipe['shard']['count']}, to be joined")
+        )
+    if n_parts > 1:
+        asked.append(("joined from", f"{n_parts} shards"))
     return f"""{corpus_header(digests)}
 
 # Instruction-augmented texts

@@ -15,14 +15,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from filelock import FileLock, Timeout
 
 from ipt_datasets.durable import TEMPORARY, flush, replacing
 from ipt_datasets.errors import OutputError
+from ipt_datasets.schema import TypedColumn
 
 CARD, RECIPE, AUDIT, LOCK, JOURNAL = "README.md", "recipe.json", "audit.json", ".lock", ".journal"
+SHARDS = "shards"
+"""Where the jobs of a run in parts have a folder each, until `join` makes one corpus of them."""
 OURS = {CARD, RECIPE, AUDIT, LOCK, JOURNAL, "text", "pairs", "packed"}
 
 Permit = Callable[[str, Any, Any], bool]
@@ -34,17 +38,18 @@ class OutputFolder:
 
     Args:
         path: the folder; made where it is not there.
+        timeout: so many seconds another run that writes there is waited for.
 
     Raises:
         OutputError: the path is a file, or another run writes there now.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, timeout: float = 0) -> None:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.path / LOCK)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=timeout)
         except Timeout:
             raise OutputError(
                 f"{path} is in use: another run writes there; wait for it or name another folder"
@@ -90,6 +95,11 @@ class OutputFolder:
                 another recipe's output.
         """
         there = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(TEMPORARY)} - {LOCK}
+        if SHARDS in there:
+            raise OutputError(
+                f"{self.path} holds the shards of a run in parts: make one corpus of them with `ipt join {self.path}`, "
+                "or name another folder"
+            )
         if foreign := sorted(there - OURS):
             raise OutputError(
                 f"{self.path} holds files that no run wrote ({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}); "
@@ -134,16 +144,18 @@ class OutputFolder:
         """Write a shard: under a temporary name, flushed to the disk, then renamed."""
         folder = self.path / config_name
         folder.mkdir(exist_ok=True)
-        dataset = Dataset.from_dict(dict(columns), features=features)
+        # Columns that tell Arrow their type need not be looked at value by value.
+        typed = {name: pa.array(values) for name, values in columns.items() if isinstance(values, TypedColumn)}
+        dataset = Dataset.from_dict({**columns, **typed}, features=features)
         table = dataset.with_format("arrow")[:].replace_schema_metadata(features.arrow_schema.metadata)
-        with replacing(folder / _shard_name(number)) as file, pq.ParquetWriter(file, table.schema) as writer:
+        with replacing(folder / shard_name(number)) as file, pq.ParquetWriter(file, table.schema) as writer:
             if table.num_rows:  # datasets cannot read an empty row group, a file without any it can
                 writer.write_table(table)
 
     def drop_shards(self, config_name: str, first: int) -> None:
         """Delete the shards from a number on."""
         for shard in self.shards(config_name):
-            if shard.name >= _shard_name(first):
+            if shard.name >= shard_name(first):
                 shard.unlink()
 
     def write_text(self, name: str, content: str) -> None:
@@ -204,7 +216,8 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path} cannot be written: {error.strerror or error}; make room there, or name another folder")
 
 
-def _shard_name(number: int) -> str:
+def shard_name(number: int) -> str:
+    """Give the file name of a shard."""
     return f"train-{number:05d}.parquet"
 
 

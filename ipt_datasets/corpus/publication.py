@@ -141,11 +141,25 @@ def read_publication(opened: OutputFolder, config_name: str | None = None) -> Pu
     if config_name is not None and not _CONFIG_NAME.fullmatch(config_name):
         raise RecipeError(f"config_name={config_name!r}: expected letters, digits, '.', '_' and '-', e.g. seed1")
     folder = opened.path
+    named = _entries(folder)
+    patterns = {name: _patterns(entry["data_files"]) for name, entry in named.items()}
+    default = next((name for name, entry in named.items() if entry.get("default")), next(iter(named)))
+    configs = []
+    for name, entry in named.items():
+        remote = name if config_name is None else config_name if name == default else f"{config_name}-{name}"
+        _check_digest(opened, name, str(entry.get("description", "")))
+        configs.append(_read_config(folder, name, remote, entry, patterns[name]))
+    return Publication(folder, tuple(configs), config_name or default)
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read what a folder's card says of each of its configs."""
     try:
         card = DatasetCard((folder / CARD).read_text("utf-8"))
         entries = [dict(entry) for entry in card.data.get("configs") or ()]
         named = {str(entry["config_name"]): entry for entry in entries}
-        patterns = {name: _patterns(entry["data_files"]) for name, entry in named.items()}
+        for entry in entries:
+            _patterns(entry["data_files"])
     except Exception as error:  # a person may have written anything into it
         raise OutputError(
             f"{folder / CARD} has no header that can be read ({one_line(error)}); write it anew"
@@ -154,13 +168,7 @@ def read_publication(opened: OutputFolder, config_name: str | None = None) -> Pu
         raise OutputError(
             f"{folder / CARD} names no configs; expected a folder that `ipt augment` or another command wrote"
         )
-    default = next((name for name, entry in named.items() if entry.get("default")), next(iter(named)))
-    configs = []
-    for name, entry in named.items():
-        remote = name if config_name is None else config_name if name == default else f"{config_name}-{name}"
-        _check_digest(opened, name, str(entry.get("description", "")))
-        configs.append(_read_config(folder, name, remote, entry, patterns[name]))
-    return Publication(folder, tuple(configs), config_name or default)
+    return named
 
 
 def _patterns(data_files: Any) -> dict[str, list[str]]:
@@ -205,6 +213,16 @@ def _read_shard(file: Path, remote: str) -> Shard:
     groups = (footer.row_group(number) for number in range(footer.num_row_groups))
     bytes_read = sum(group.total_byte_size for group in groups)
     return Shard(file, remote, footer.num_rows, file.stat().st_size, bytes_read)
+
+
+def check_digests(opened: OutputFolder) -> None:
+    """Make sure that a finished folder's shards are those its card was written for.
+
+    Raises:
+        OutputError: they are not, or the card cannot be read.
+    """
+    for name, entry in _entries(opened.path).items():
+        _check_digest(opened, name, str(entry.get("description", "")))
 
 
 def _check_digest(opened: OutputFolder, config_name: str, description: str) -> None:

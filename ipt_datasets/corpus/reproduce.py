@@ -42,6 +42,8 @@ def _augment(recipe: Mapping[str, Any]) -> list[str]:
         words += _options({"model_revision": synthesis["revision"]}, {"model_revision": ""})
     defaults = {field.name: field.default for field in fields(Recipe)}
     words += _options(synthesis, defaults, "primer", "revision", "version", "seed")
+    if shard := recipe.get("shard"):
+        words += ["--shard", f"{shard['index']}/{shard['count']}"]
     return words + _templates(recipe)
 
 

@@ -70,6 +70,7 @@ class Dealer:
         select: tells which texts are asked about; None: all.
         journal: what keeps completions from run to run.
         first_row: the number of the first row.
+        block_rows: chains end before each row whose number is a multiple of it; None: only where the texts do.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Dealer:
         select: Callable[[str | None], bool] | None = None,
         journal: Journal | None = None,
         first_row: int = 0,
+        block_rows: int | None = None,
     ) -> None:
         self._on_shot, self._select, self._journal = on_shot, select, journal
+        self._block_rows = block_rows
         self._texts, self._recipe, self._prompter, self._max_model_len = texts, recipe, prompter, max_model_len
         self._room = max_model_len - recipe.max_new_tokens - prompter.overhead
         self._rows: deque[SynthesizedRow] = deque()
@@ -112,6 +115,9 @@ class Dealer:
                         yield self._job(dealt)
                         dealt = []
                 self._missing[number - self._first] -= 1
+            if dealt and self._block_rows and (number + 1) % self._block_rows == 0:
+                yield self._job(dealt)
+                dealt = []
             row.ends_chain = not dealt
         if dealt:
             self._rows[-1].ends_chain = True

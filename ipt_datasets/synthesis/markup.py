@@ -197,11 +197,14 @@ class Markup:
         if not response.strip():
             rationale, response = "", answer
         return Pair(
-            instruction=self._in_question.unescape(self.unescape(instruction)).strip(),
-            response=self._in_answer.unescape(self.unescape(response)).strip(),
-            options=tuple(self._in_option.unescape(self.unescape(option)) for option in options),
-            rationale=self._in_answer.unescape(self.unescape(rationale)),
+            instruction=self._read(instruction, self._in_question).strip(),
+            response=self._read(response, self._in_answer).strip(),
+            options=tuple([self._read(option, self._in_option) for option in options]),
+            rationale=self._read(rationale, self._in_answer),
         )
+
+    def _read(self, field: str, inside: "Escape") -> str:
+        return inside.unescape(self.unescape(field)) if "\\" in field else field
 
 
 class Escape:

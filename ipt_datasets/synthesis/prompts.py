@@ -115,30 +115,39 @@ class Prompter:
     def finish(self, text_ids: list[int], pairs: Sequence[Pair], token_ids: Sequence[int] = ()) -> FinishedShot:
         """Keep a shot with only its accepted pairs; generated ids are reused as far as they decode to them."""
         written = self.markup.render_pairs(pairs)
-        reused = self._common(self._before_control(token_ids), written)
-        rest = written[len(self.tokenizer.decode(reused)) :]
+        reused, length = self._common(self._before_control(token_ids), written)
+        rest = written[length:]
         body = reused + (self.tokenizer.encode_continuation(rest) if rest else [])
         return FinishedShot(text_ids + body + self.frame.end)
 
     def _before_control(self, token_ids: Sequence[int]) -> list[int]:
-        for at, id_ in enumerate(token_ids):
-            if id_ in self.control_ids:
-                return list(token_ids[:at])
-        return list(token_ids)
+        if self.control_ids.isdisjoint(token_ids[:-1]):  # nearly always: at most the last id ends the completion
+            return list(token_ids[:-1] if token_ids and token_ids[-1] in self.control_ids else token_ids)
+        first = next(at for at, id_ in enumerate(token_ids) if id_ in self.control_ids)
+        return list(token_ids[:first])
 
-    def _common(self, token_ids: list[int], written: str) -> list[int]:
-        """Give the longest beginning of generated ids that decodes to a beginning of `written`."""
-        low, high = 0, len(token_ids)
+    def _common(self, token_ids: list[int], written: str) -> tuple[list[int], int]:
+        """Give the longest beginning of generated ids that decodes to a beginning of `written`, and its characters."""
+        if not token_ids:
+            return [], 0
+        text = self.tokenizer.decode(token_ids)
+        pairs = enumerate(zip(text, written, strict=False))
+        shared = next((at for at, (one, other) in pairs if one != other), min(len(text), len(written)))
+        low, high, step = 0, len(token_ids), 1
+        # Decoding is what costs: the search begins where the shared characters probably end, and widens from there.
+        at = min(len(token_ids) * shared // max(len(text), 1), high)
         while low < high:
-            middle = (low + high + 1) // 2
             # An id may end inside a character: only the part before the replacement character counts.
-            if written.startswith(self.tokenizer.decode(token_ids[:middle]).rstrip("\ufffd")):
-                low = middle
+            if at == 0 or written.startswith(self.tokenizer.decode(token_ids[:at]).rstrip("\ufffd")):
+                low, at = at, at + step
             else:
-                high = middle - 1
-        while low and not written.startswith(self.tokenizer.decode(token_ids[:low])):
+                high, at = at - 1, at - step
+            step *= 2
+            if not low < at <= high:
+                at = (low + high + 1) // 2
+        while low and not written.startswith(text := self.tokenizer.decode(token_ids[:low])):
             low -= 1
-        return token_ids[:low]
+        return token_ids[:low], len(text) if low else 0
 
 
 def _plain_frame(tokenizer: PromptTokenizer) -> Frame:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import takewhile
 from typing import Any
 
 from datasets import Features
@@ -16,11 +17,11 @@ from ipt_datasets.schema import SYNTHESIS_FEATURES, Pair, TypedColumn
 from ipt_datasets.synthesis.chains import Shot
 from ipt_datasets.synthesis.dealing import Dealer, Journal, SynthesizedRow
 from ipt_datasets.synthesis.engines import Engine
-from ipt_datasets.synthesis.engines.choose import choose_engine, open_engine
+from ipt_datasets.synthesis.engines.choose import check_workers, choose_engine, open_engine
 from ipt_datasets.synthesis.markup import MARKUPS
 from ipt_datasets.synthesis.primer import PRIMER
 from ipt_datasets.synthesis.prompts import Prompter
-from ipt_datasets.synthesis.schedule import Schedule
+from ipt_datasets.synthesis.schedule import Job, Schedule
 
 ADDED_COLUMNS = tuple(SYNTHESIS_FEATURES)
 
@@ -40,8 +41,8 @@ class Synthesizer:
 
     Args:
         model: "smol" (the embedded synthesizer), "smol-base" (the model it was tuned from), a Hub id or a folder.
-        engine: "auto" (vLLM where it is installed with a GPU, else transformers), "vllm", "transformers", "scripted",
-            or an engine object, with which the Synthesizer can neither be pickled nor cached.
+        engine: "auto" (vLLM where it is installed with a GPU, else transformers), "vllm", "transformers", "server",
+            "scripted", or an engine object, with which the Synthesizer can neither be pickled nor cached.
         shots: raw texts a chain, the paper's M (2 for general corpora, 3 for a domain's).
         max_new_tokens: the most tokens of one completion.
         max_model_len: prompt and completion together; None: the model's own, 4096 at most.
@@ -61,6 +62,9 @@ class Synthesizer:
         max_pairs: the most pairs kept of one text.
         engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
             they say how the model runs, are not part of the recipe and stay in this process.
+        servers: base URLs for engine="server"; like engine_options no part of the recipe.
+        workers: processes on this machine with an engine each, on a GPU of its own where there are GPUs; the output is
+            the same, and like engine_options they stay in this process.
 
     Raises:
         RecipeError: a setting is unknown or out of range.
@@ -87,8 +91,13 @@ class Synthesizer:
         max_windows: int | None = None,
         max_pairs: int | None = None,
         engine_options: Mapping[str, Any] | None = None,
+        servers: Sequence[str] = (),
+        workers: int = 1,
     ) -> None:
         kind = engine if isinstance(engine, str) else engine.kind
+        check_workers(workers, engine)
+        if servers and engine != "server":
+            raise RecipeError(f"servers are given with engine={kind!r}; they are for engine='server'")
         model = "scripted" if kind == "scripted" else str(model)
         if frequency_penalty is None:
             frequency_penalty = SMOL_FREQUENCY_PENALTY.get(model, 0.0)
@@ -114,7 +123,8 @@ class Synthesizer:
         )
         self._resolved = False
         self._engine_was_given = not isinstance(engine, str)
-        self.engine_options = dict(engine_options or {})
+        self.engine_options = dict(engine_options or {}) | ({"servers": servers} if servers else {})
+        self.workers = workers
         self.engine: Engine | None = None if isinstance(engine, str) else engine
         self._prompter: Prompter | None = None
 
@@ -181,6 +191,8 @@ class Synthesizer:
         select: Callable[[str | None], bool] | None = None,
         journal: Journal | None = None,
         first_row: int = 0,
+        block_rows: int | None = None,
+        admits: Callable[[Job[list[Shot]]], bool] | None = None,
     ) -> Iterator[SynthesizedRow]:
         """Write pairs about a stream of raw texts; one row each, in order, as soon as it and those before are done.
 
@@ -192,6 +204,9 @@ class Synthesizer:
             select: tells which texts are asked about, the others pass as "not_selected"; None: all.
             journal: keeps completions from run to run; what it knows is not asked for again.
             first_row: the number of the first text, for the journal and in messages.
+            block_rows: chains end before each row whose number is a multiple of it; None: only where the texts do.
+            admits: asked before each chain whether it may begin; after the first that may not, no more rows come than
+                those that were under way. None: all may.
 
         Raises:
             InputError: a text that is neither a string nor None.
@@ -207,9 +222,11 @@ class Synthesizer:
             select=select,
             journal=journal,
             first_row=first_row,
+            block_rows=block_rows,
         )
         schedule = Schedule(engine, len(prompter.primer), first_guess=max(self._recipe.max_new_tokens // 2, 1))
-        finished = schedule.run(dealer.jobs())
+        jobs = takewhile(admits, dealer.jobs()) if admits else dealer.jobs()
+        finished = schedule.run(jobs)
         asked = n_pairs = 0
         try:
             for _, shots in finished:
@@ -233,7 +250,7 @@ class Synthesizer:
             recipe = self.recipe
             model = locate(recipe.model, recipe.engine)
             revision = recipe.revision if model == recipe.model else None
-            self.engine = open_engine(recipe, model, revision, self.engine_options)
+            self.engine = open_engine(recipe, model, revision, self.engine_options, self.workers)
         if self._prompter is None:
             prompter = Prompter(self.engine.tokenizer, MARKUPS[self._recipe.markup], self._recipe.primer)
             least = prompter.overhead + len(prompter.encode_text("a")) + self._recipe.max_new_tokens
@@ -272,6 +289,7 @@ class Synthesizer:
         self._resolved = True
         self._engine_was_given = False
         self.engine_options = {}
+        self.workers = 1
         self.engine = None
         self._prompter = None
 

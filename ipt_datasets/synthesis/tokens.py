@@ -52,7 +52,9 @@ class HFTokenizer:
         self.control_tokens: Mapping[str, int] = {
             str(token): id_ for id_, token in tokenizer.added_tokens_decoder.items() if str(token).strip()
         }
+        self._backend = _plain_backend(tokenizer)
         self._anchor = self.encode("\n")
+        self._anchor_text = self._decode(self._anchor)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, revision: str | None = None) -> "HFTokenizer":
@@ -63,7 +65,18 @@ class HFTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encode text without control ids; see `PromptTokenizer`."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        backend = self._backend
+        if backend is None:
+            slowly: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            return slowly
+        # Whoever calls the transformers tokenizer in between sets these on the same backend.
+        if not backend.encode_special_tokens:
+            backend.encode_special_tokens = True
+        if backend.truncation:
+            backend.no_truncation()
+        if backend.padding:
+            backend.no_padding()
+        ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids
 
     def encode_continuation(self, text: str) -> list[int]:
@@ -76,9 +89,7 @@ class HFTokenizer:
     def decode(self, ids: list[int]) -> str:
         """Decode ids that go on after other text; see `PromptTokenizer`."""
         # A sentencepiece decoder drops the leading space of the first token; behind the anchor it stands.
-        text: str = self.tokenizer.decode(self._anchor + ids, clean_up_tokenization_spaces=False)
-        anchor: str = self.tokenizer.decode(self._anchor, clean_up_tokenization_spaces=False)
-        return text[len(anchor) :]
+        return self._decode(self._anchor + ids)[len(self._anchor_text) :]
 
     def chat_pieces(self) -> tuple[list[int], list[int], list[int]]:
         """Read from the chat template the ids before the first user text, behind a user text, and before the next.
@@ -101,6 +112,13 @@ class HFTokenizer:
         later = answered.split(reply, 1)[1].split(then, 1)[0]
         return self._encode_template(first), self._encode_template(close), self._encode_template(later)
 
+    def _decode(self, ids: list[int]) -> str:
+        if self._backend is None:
+            slowly: str = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            return slowly
+        text: str = self._backend.decode(ids, skip_special_tokens=False)
+        return text
+
     def _render_chat(self, turns: list[dict[str, str]]) -> str:
         rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return rendered
@@ -108,3 +126,18 @@ class HFTokenizer:
     def _encode_template(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
+
+
+def _plain_backend(tokenizer: Any) -> Any:
+    """Give the fast backend of a tokenizer whose class adds nothing to it, else None.
+
+    Called directly it needs half the time of a call through transformers.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    own = type(tokenizer).__mro__[: type(tokenizer).__mro__.index(PreTrainedTokenizerFast)]
+    if any(name in vars(kind) for kind in own for name in ("__call__", "encode", "_encode_plus", "decode", "_decode")):
+        return None
+    return tokenizer.backend_tokenizer

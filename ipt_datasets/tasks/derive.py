@@ -112,7 +112,7 @@ def add_rationales(text: str, pairs: tuple[Pair, ...], share: float, seed: int) 
 
 
 def shuffle_some(text: str, pairs: tuple[Pair, ...], share: float, seed: int) -> tuple[Pair, ...]:
-    """Shuffle the pairs of a share of texts: where the order says nothing, an answer has to be found by its question."""
+    """Shuffle the pairs of a share of texts: where the order says nothing, the question alone leads to its answer."""
     draw = Draw.seeded(seed).within(text)
     if draw.fraction("shuffled") >= share:
         return pairs

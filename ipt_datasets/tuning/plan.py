@@ -143,14 +143,32 @@ def _groups(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list
     return groups
 
 
+def share_out(costs: Sequence[int], processes: int) -> list[int]:
+    """Order forward passes such that processes that take them in turn have about the same work.
+
+    Args:
+        costs: of each pass; a multiple of `processes`.
+        processes: process p takes the passes at p, p + processes, ...
+
+    Returns:
+        The indices of `costs` in that order.
+    """
+    rounds = len(costs) // processes
+    taken: list[list[int]] = [[] for _ in range(processes)]
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        free = [own for own in taken if len(own) < rounds]
+        min(free, key=lambda own: sum(costs[other] for other in own)).append(index)
+    return [own[number] for number in range(rounds) for own in taken]
+
+
 class ForwardPasses:
-    """The forward passes of a plan, by index: `parts` of them make one optimizer step.
+    """The forward passes of a plan, by index: `parts` of them make one optimizer step, which `processes` share.
 
     An item is a list of sequences, each its ids and its labels of the same length; the collator joins them.
     """
 
-    def __init__(self, shots: TaskShots, plan: Plan, parts: int) -> None:
-        self.shots, self.plan, self.parts = shots, plan, parts
+    def __init__(self, shots: TaskShots, plan: Plan, parts: int, processes: int = 1) -> None:
+        self.shots, self.plan, self.parts, self.processes = shots, plan, parts, processes
         self._split = functools.lru_cache(maxsize=4)(self._split_step)
 
     def __len__(self) -> int:
@@ -163,7 +181,9 @@ class ForwardPasses:
     def _split_step(self, step: int) -> list[list[list[int]]]:
         sequences = self.plan.sequences(step)
         lengths = [int(self.shots.table.lengths[sequence].sum()) for sequence in sequences]
-        return [[sequences[index] for index in part] for part in split_step(lengths, self.parts)]
+        passes = split_step(lengths, self.parts)
+        costs = [max((lengths[index] for index in part), default=0) * len(part) for part in passes]
+        return [[sequences[index] for index in passes[at]] for at in share_out(costs, self.processes)]
 
 
 def encode_sequence(shots: TaskShots, sequence: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -151,7 +151,7 @@ def _train(
     trainer = Trainer(
         model=model,
         args=args,
-        train_dataset=ForwardPasses(prepared.shots, prepared.plan, parts),
+        train_dataset=ForwardPasses(prepared.shots, prepared.plan, parts, args.world_size),
         data_collator=partial(collate, begin=begin),
         compute_loss_func=mean_loss,
     )

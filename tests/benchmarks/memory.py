@@ -1,85 +1,67 @@
-"""Peak memory and speed of `augment` over corpora of growing size, with the scripted engine: both should stay flat.
+"""Peak memory and time of augment, mix and pack over corpora of growing size: both should stay flat, row for row.
 
-    python -m tests.benchmarks.memory                         # 10 thousand, 100 thousand, 1 million rows
+    python -m tests.benchmarks.memory                         # 10 thousand, 100 thousand, 1 million rows: hours
     python -m tests.benchmarks.memory --rows 10000 100000
-    python -m tests.benchmarks.memory --rows 20000 --repeat 3 --compare-journal
 
-Each measurement is a process of its own, on texts of about 500 characters, in a temporary folder. With
-`--compare-journal`, runs with the journal take turns with runs whose completions are not kept. Prints one JSON line a
-measurement.
+Each measurement is a process of its own; `tests/benchmarks/steps.py` says what each step does. The memory is the most
+that the process held, libraries included. At the smallest size, runs of `augment` with a journal take turns with runs
+whose completions are not kept.
 """
 
-import argparse
-import json
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ipt_datasets import Synthesizer, augment
-from ipt_datasets.corpus.journal import Journal
-from ipt_datasets.synthesis.engines import Completion
+from tests.benchmarks.figures import Figure, alternate, compare, in_child, options, report
+from tests.benchmarks.steps import prepare
 
-SENTENCE = (
-    "In the {n}th harbour the boats are counted every morning, and whoever counts them writes {n} into the book. "
-)
-
-
-def write_corpus(file: Path, rows: int) -> None:
-    """Write texts that are all different."""
-    with file.open("w", encoding="utf-8") as out:
-        for number in range(rows):
-            out.write(json.dumps({"text": SENTENCE.format(n=number) * 5}) + "\n")
+PART = "size"
+STEPS = ("augment", "mix", "pack")
+FLAT = 1.25
+"""More memory than so many times that of the smallest size means that it grows with the corpus."""
 
 
-def forget_completions() -> None:
-    """Let the journal keep nothing."""
+def measure(sizes: Sequence[int], rounds: int) -> tuple[list[Figure], dict[str, Any]]:
+    """Run every step at every size, once, and the smallest with and without a journal, `rounds` times."""
+    took: dict[str, list[dict[str, Any]]] = {step: [] for step in STEPS}
+    journal: dict[str, list[dict[str, Any]]] = {}
+    for rows in sorted(sizes):
+        with tempfile.TemporaryDirectory() as name:
+            prepare(Path(name), rows)
+            run = partial(in_child, "tests.benchmarks.steps", cache=Path(name) / "cache")
+            if rows == min(sizes):
+                both = ("augment", "augment-no-journal")
+                journal = alternate({step: partial(run, step, name) for step in both}, rounds)
+            for step in STEPS:
+                took[step].append({"rows": rows, **run(step, name)})
+                print(f"{step} of {rows:,} rows: {took[step][-1]}", file=sys.stderr, flush=True)
+    figures = []
+    for step in STEPS:
+        first = took[step][0]
+        for one in took[step][1:]:
+            beside = f"with {first['rows']:,}"
+            each = [1e6 * size["cpu_seconds"] / size["rows"] for size in (one, first)]
+            what = f"{step} of {one['rows']:,} rows"
+            figures += [
+                compare(PART, what, "peak MiB", [one["peak_mib"]], [first["peak_mib"]], beside, at_most=FLAT),
+                compare(PART, what, "CPU microseconds a row", each[:1], each[1:], beside),
+            ]
+    with_it, without = ([one["cpu_seconds"] for one in journal[step]] for step in ("augment", "augment-no-journal"))
+    what = f"augment of {min(sizes):,} rows"
+    figures.append(compare(PART, what, "CPU seconds", with_it, without, "no journal"))
+    return figures, {"sizes": took, "journal": journal}
 
-    def keep(self: Journal, row: int, start: int, chain: str, completion: Completion) -> None:
-        pass
 
-    Journal.keep = keep  # type: ignore[method-assign]
-
-
-def measure(rows: int, with_journal: bool) -> dict[str, object]:
-    """Augment a corpus of so many rows in this process."""
-    if not with_journal:
-        forget_completions()
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "corpus.jsonl"
-        write_corpus(source, rows)
-        started, worked = time.monotonic(), time.process_time()
-        made = augment(str(source), Path(folder) / "out", Synthesizer(engine="scripted"), progress=False)
-        seconds, worked = time.monotonic() - started, time.process_time() - worked
-    return {
-        "rows": rows,
-        "journal": with_journal,
-        "pairs": made.counts.n_pairs,
-        "rows_per_second": round(rows / seconds),
-        "rows_per_cpu_second": round(rows / worked),  # the figure to compare on a machine with other work
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure each size in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--compare-journal", action="store_true")
-    parser.add_argument("--here", choices=("with", "without"), help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.here:
-        print(json.dumps(measure(args.rows[0], args.here == "with")), flush=True)
-        return
-    for rows in args.rows:
-        for _ in range(args.repeat):
-            for way in ("with", "without") if args.compare_journal else ("with",):
-                command = [sys.executable, "-m", "tests.benchmarks.memory", "--rows", str(rows), "--here", way]
-                subprocess.run(command, check=True)
+def main() -> None:
+    """Measure, print, write."""
+    parser = options(__doc__)
+    parser.add_argument("--rows", type=int, nargs="+")
+    args = parser.parse_args()
+    sizes = args.rows or ([500, 2000] if args.quick else [10_000, 100_000, 1_000_000])
+    report(*measure(sizes, args.rounds or (1 if args.quick else 5)), args.json)
 
 
 if __name__ == "__main__":

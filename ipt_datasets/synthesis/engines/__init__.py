@@ -1,4 +1,4 @@
-"""What a synthesizer asks of the thing that runs its model: one small protocol, three engines behind it.
+"""What a synthesizer asks of the thing that runs its model: one small protocol, four engines behind it.
 
 Requests are added while others run: `submit` never blocks and `step` returns as soon as at least one request has
 finished, so that shot r+1 of a chain can be submitted the moment shot r is parsed.
@@ -52,7 +52,7 @@ class Engine(Protocol):
     """Runs one language model over token-id prompts.
 
     Attributes:
-        kind: "vllm", "transformers" or "scripted".
+        kind: "vllm", "transformers", "server" or "scripted".
         tokenizer: the model's tokenizer, as prompts need it.
         max_model_len: the longest prompt plus completion, in tokens.
         max_requests: how many requests the engine works on at once; more may be submitted, they wait.

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ipt_datasets.errors import RecipeError
 from ipt_datasets.recipe import Recipe
 from ipt_datasets.synthesis.engines import Engine
 from ipt_datasets.synthesis.markup import MARKUPS
@@ -21,7 +22,27 @@ def choose_engine(engine: str) -> str:
     return "vllm" if torch.cuda.is_available() else "transformers"
 
 
-def open_engine(recipe: Recipe, model: str | Path, revision: str | None, options: Mapping[str, Any]) -> Engine:
+def check_workers(workers: int, engine: str | Engine) -> None:
+    """Make sure that an engine can be had in several processes.
+
+    Args:
+        workers: how many.
+        engine: its name, or an engine object.
+
+    Raises:
+        RecipeError: no number of workers, or an engine that is not ours to start.
+    """
+    if not isinstance(workers, int) or workers < 1:
+        raise RecipeError(f"workers={workers!r}: expected a whole number of at least 1, one a GPU of this machine")
+    if workers > 1 and not isinstance(engine, str):
+        raise RecipeError(f"workers={workers} needs the name of an engine, not an engine object that runs already")
+    if workers > 1 and engine == "server":
+        raise RecipeError(f"workers={workers}: engine='server' starts no model here; give it more servers instead")
+
+
+def open_engine(
+    recipe: Recipe, model: str | Path, revision: str | None, options: Mapping[str, Any], workers: int = 1
+) -> Engine:
     """Load a model.
 
     Args:
@@ -29,10 +50,15 @@ def open_engine(recipe: Recipe, model: str | Path, revision: str | None, options
         model: where the model is: a folder or a Hub id.
         revision: of a Hub id.
         options: the engine's own.
+        workers: in how many processes, see `WorkersEngine`; with 1 in this one.
 
     Raises:
         EngineError: the engine is not installed, or the model cannot be loaded.
     """
+    if workers > 1:
+        from ipt_datasets.synthesis.engines.workers import WorkersEngine
+
+        return WorkersEngine(recipe, model, revision, options, workers)
     if recipe.engine == "scripted":
         from ipt_datasets.synthesis.engines.scripted import ScriptedEngine
 
@@ -41,6 +67,10 @@ def open_engine(recipe: Recipe, model: str | Path, revision: str | None, options
         from ipt_datasets.synthesis.engines.vllm import VLLMEngine
 
         return VLLMEngine(model, revision=revision, max_model_len=recipe.max_model_len, **options)
+    if recipe.engine == "server":
+        from ipt_datasets.synthesis.engines.server import ServerEngine
+
+        return ServerEngine(model, name=recipe.model, revision=revision, max_model_len=recipe.max_model_len, **options)
     from ipt_datasets.synthesis.engines.transformers import TransformersEngine
 
     return TransformersEngine(model, revision=revision, max_model_len=recipe.max_model_len, **options)

@@ -36,8 +36,9 @@ class VLLMEngine:
         revision: commit of a Hub id.
         max_model_len: prompt and completion together; None: the model's own, 4096 at most.
         tokenizer: None: the model's own.
-        options: any field of vLLM's `EngineArgs`: gpu_memory_utilization, max_num_seqs, block_size, quantization,
-            speculative_config, tensor_parallel_size, ... They win over what is set here.
+        options: any field of vLLM's `EngineArgs`; they win over what is set here. max_num_seqs: requests at once;
+            max_num_batched_tokens: tokens a step, prompts among them; both as vLLM chooses them for work offline.
+            gpu_memory_utilization, kv_cache_memory_bytes, tensor_parallel_size, quantization, speculative_config, ...
 
     Raises:
         EngineError: vLLM is not installed, or cannot load the model as asked.
@@ -195,11 +196,14 @@ class VLLMEngine:
 def _start(defaults: dict[str, Any], options: dict[str, Any]) -> Any:
     from vllm import EngineArgs
     from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
     if current_platform.is_cpu():
         defaults = defaults | CPU_DEFAULTS
-    return LLMEngine.from_engine_args(EngineArgs(**defaults | options))
+    # vLLM's defaults of max_num_seqs and max_num_batched_tokens depend on who asks: those of an engine of one's own are
+    # 128 and 2,048 on any GPU, those for work offline 1,024 and 16,384 on an H100.
+    return LLMEngine.from_engine_args(EngineArgs(**defaults | options), UsageContext.LLM_CLASS)
 
 
 def _finished(output: Any) -> tuple[int, Completion]:
