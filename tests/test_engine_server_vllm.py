@@ -133,7 +133,7 @@ def test_prompts_as_strings_give_the_same_pairs(server, expected, takes_extras):
 def test_the_same_ids_end_and_refuse_a_request(server, smol):
     engine = ServerEngine(smol, [server], name="smol", max_model_len=LENGTH)
     tokenizer = engine.tokenizer
-    prompt = [tokenizer.bos_id, *tokenizer.encode("<CON> " + TEXTS[0] + " </CON>\n\n")]
+    prompt = [tokenizer.bos_id, *tokenizer.encode("<CON> " + " ".join(TEXTS * 3) + " </CON>\n\n")]  # over a block
     engine.submit(1, Request(prompt, 5))
     engine.submit(2, Request([*prompt, 49152], 5))
     engine.submit(3, Request([*prompt, *tokenizer.encode("Yes. ")], 5, stop=("e", "a")))

@@ -70,7 +70,7 @@ def row(name: str, sheets: dict[str, Any]) -> str:
         sheet = sheets[gold]
         few = sheet.passes[-1]["quality"]["few_shot"]
         zero = sheet.passes[-1]["quality"]["zero_shot_same_texts"]
-        cells.append(f"{sheet.accuracy['all']['f1']:.1f} · {zero or 0:.1f} · {few or 0:.1f}")
+        cells.append(f"{sheet.accuracy['f1']:.1f} · {zero or 0:.1f} · {few or 0:.1f}")
     raw = [sheets[raw].passes[-1] for raw in (*ABSTRACTS, TEXTBOOK)]
     cells += [
         f"{found['yield']['texts_with_pairs_share']:.0%} · {found['yield']['pairs_a_text']:.1f} · "
