@@ -62,7 +62,7 @@ def start(ray, folder):
     for attempt in range(3):  # its own limit for starting, 20 s, cannot be set
         try:
             ray.init(
-                num_cpus=2,
+                num_cpus=4,  # where actors take all of them, what reads their input waits for ever
                 include_dashboard=False,
                 object_store_memory=100_000_000,
                 _temp_dir=f"{folder}/{attempt}",
@@ -147,6 +147,7 @@ def test_chains_stay_whole_in_map_batches(ray):
     """Ray cuts batches inside its own blocks; blocks of as many rows as a batch keep them whole."""
     expected = Dataset.from_list(rows()).map(Synthesizer(**SETTINGS), batched=True, batch_size=12).to_list()
     source = ray.data.from_items(rows(), override_num_blocks=5)
+    ray.data.DataContext.get_current().execution_options.preserve_order = True  # else blocks are joined as they come
 
     def synthesized(dataset):
         written = dataset.map_batches(
@@ -180,7 +181,7 @@ def test_an_actor_is_killed_and_the_corpus_is_whole(ray, corpus, tmp_path):
     synthesizer = Synthesizer(**SETTINGS, engine_options=slow_script(log))
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    made = augment_on_ray(corpus, out, synthesizer, rows_per_shard=8, progress=False)
+    made = augment_on_ray(corpus, out, synthesizer, actors=2, rows_per_shard=8, progress=False)
     thread.join()
     assert killed
     assert content(out) == content(whole.path)
@@ -200,8 +201,8 @@ def test_what_goes_wrong_in_an_actor_is_one_line_and_finished_blocks_are_kept(ra
     log, out = tmp_path / "log", tmp_path / "out"
     burns = Synthesizer(**SETTINGS, engine_options=slow_script(log, seconds=0, fails_on="Note 45."))
     options = {"rows_per_shard": 8, "actors": 1, "progress": False}
-    with pytest.raises(RecipeError, match="actors=3 of 0 GPUs and 1 CPUs each do not fit into the Ray cluster"):
-        augment_on_ray(corpus, out, burns, **{**options, "actors": 3})
+    with pytest.raises(RecipeError, match="actors=5 of 0 GPUs and 1 CPUs each do not fit into the Ray cluster"):
+        augment_on_ray(corpus, out, burns, **{**options, "actors": 5})
     with pytest.raises(EngineError, match=r"^the engine burnt down; what was finished is kept: go on with --resume$"):
         augment_on_ray(corpus, out, burns, **options)
     finished = [path.parent.name for path in out.glob("shards/*/README.md")]
