@@ -1,11 +1,14 @@
 """Files that are whole when they carry their name, also after a kill or a power cut."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from ipt_datasets.errors import OutputError
 
 TEMPORARY = ".writing-"
 """Begins the names of files that are being written; whoever owns the folder may delete what a kill left of them."""
@@ -57,6 +60,32 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     flush(folder.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Make sure, before hours of work, that `write_json` will find a folder to write to.
+
+    Raises:
+        OutputError: the path is a folder, or lies in none.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written; expected a file in a folder that is there and may be written to")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that a user named, at once or not at all; equal contents give equal bytes.
+
+    Lone surrogates, which UTF-8 cannot hold, are written as JSON's own escapes.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    written = json.dumps(content, indent=2, ensure_ascii=False)
+    try:
+        with replacing(path) as file:
+            file.write(f"{written}\n".encode(errors="backslashreplace"))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}; name another file") from error
 
 
 def flush(path: Path) -> None:

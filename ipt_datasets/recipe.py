@@ -37,7 +37,8 @@ class Recipe:
         repetition_penalty: above 1 makes what already stands in the prompt and the completion less likely, the text's
             own words among it.
         frequency_penalty: above 0 makes what already stands in the completion less likely, the more the oftener: it
-            ends the loops of small models and leaves the text's words alone.
+            ends the loops of small models and leaves the text's words alone, but in the end also the markup fails.
+        presence_penalty: the same, but equally much however often it stands there, so that the markup holds.
         long_texts: what happens to a text longer than one prompt holds: "split" in windows that are shots of their
             own, "truncate" (only the first window is read), or "skip" (status `too_long`).
         max_windows: the most windows of one long text; None: all.
@@ -59,6 +60,7 @@ class Recipe:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     long_texts: str = "split"
     max_windows: int | None = None
     max_pairs: int | None = None
@@ -79,6 +81,7 @@ class Recipe:
         _check_number("top_p", self.top_p, 1e-6, 1.0)
         _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         if not isinstance(self.seed, int):
             raise RecipeError(f"seed={self.seed!r}: expected a whole number")
         if not self.model or not isinstance(self.model, str):

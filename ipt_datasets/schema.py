@@ -191,7 +191,8 @@ class TypedColumn(list[Any]):
     def __arrow_array__(self, type: Any = None) -> Any:  # noqa: A002 (the protocol's name)
         import pyarrow as pa
 
-        return pa.array(list(self), type=type or Features({"column": self._feature}).arrow_schema.field(0).type)
+        values: list[Any] = list(self)  # a plain list: Arrow asks any other for this method again
+        return pa.array(values, type=type or Features({"column": self._feature}).arrow_schema.field(0).type)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TypedColumn, (list(self), self._feature)

@@ -1,6 +1,7 @@
 """Fixtures: a clean datasets cache, the embedded model, and real tokenizers."""
 
 import os
+import secrets
 import tempfile
 
 # Read when datasets and huggingface_hub are imported, so they are set before anything else.
@@ -9,6 +10,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # With two threads each operation of torch waits for the slower one: beside other load that costs more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Read when Ray is imported, which vLLM does wherever it is installed: a Ray that takes nobody's tasks but ours.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+# A machine that is busy with other work starts Ray's processes slowly.
+os.environ["RAY_worker_register_timeout_seconds"] = "240"  # noqa: SIM112 - its name is so
 
 import json
 import shutil

@@ -75,6 +75,17 @@ def test_where_all_tries_die_the_command_fails_in_one_line(corpus, tmp_path, cap
     assert last.startswith("ipt: none of the 3 tries ran; the first said: ended with exit status 1")
 
 
+@pytest.mark.parametrize("name", ["nowhere/bench.json", "."])
+def test_a_file_that_cannot_be_written_is_said_before_a_model_is_loaded(corpus, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # no try can begin
+    file = tmp_path / name
+    assert main(["bench", "smol", corpus, "--engine", "scripted", "--json", str(file)]) == 1
+    captured = capsys.readouterr()
+    [line] = captured.err.strip().splitlines()
+    assert f"{file} cannot be written; expected a file in a folder that is there" in line
+    assert not captured.out
+
+
 def test_the_median_decides():
     slow = Tried({"a": 1}, tuple({"raw_tokens": 10, "seconds": seconds} for seconds in (1, 1, 0.01)))
     fast = Tried({"a": 2}, tuple({"raw_tokens": 10, "seconds": seconds} for seconds in (0.5, 0.6, 90)))

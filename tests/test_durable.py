@@ -23,6 +23,7 @@ from ipt_datasets.cli import main
 from ipt_datasets.corpus import journal as journal_module
 from ipt_datasets.corpus.folder import CARD, JOURNAL, OutputFolder
 from ipt_datasets.corpus.journal import MAGIC, Journal
+from ipt_datasets.durable import check_writable, write_json
 from ipt_datasets.errors import EngineError, OutputError
 from ipt_datasets.recipe import Recipe
 from ipt_datasets.synthesis.engines import Completion
@@ -552,6 +553,48 @@ def test_a_journal_forgets_what_a_shard_holds(journal_file, tmp_path):
     with Journal(copy, first_row=5) as journal:
         assert list(journal.known(*PLACES[2])) == []
         assert list(journal.known(*PLACES[3])) == after[3]
+
+
+# Files that a user named
+
+
+@given(st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.booleans())))
+def test_json_is_read_back_as_it_was_written(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "written.json"
+    write_json(file, content)
+    assert json.loads(file.read_text("utf-8")) == content
+
+
+def test_json_with_lone_surrogates_is_utf_8(tmp_path):
+    write_json(tmp_path / "out.json", {"text": "\ud83d hérön"})
+    assert (tmp_path / "out.json").read_bytes() == '{\n  "text": "\\ud83d hérön"\n}\n'.encode()
+    assert json.loads((tmp_path / "out.json").read_text("utf-8")) == {"text": "\ud83d hérön"}
+
+
+def test_json_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    file = tmp_path / "out.json"
+    write_json(file, [1])
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"out\.json cannot be written: No space left on device; name another file"):
+        write_json(file, [2])
+    assert snapshot(tmp_path) == {"out.json": b"[\n  1\n]\n"}
+
+
+def test_where_json_cannot_be_written_is_known_before(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path, tmp_path / "no" / "out.json", tmp_path / "file" / "out.json"):
+        with pytest.raises(OutputError, match="cannot be written; expected a file in a folder that is there"):
+            check_writable(wrong)
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_json(wrong, [])
+    check_writable(tmp_path / "file")  # it would be replaced
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("out.json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # Changed settings and inputs

@@ -256,7 +256,7 @@ def test_a_completion_that_ended_otherwise_is_an_error_and_the_cache_is_counted(
 
 
 def test_sampling_is_written_out():
-    request = Request(prompt_of("A text."), 9, 0.7, 0.9, 1.1, 0.3, seed=2**63 + 5, stop=("\nText:",))
+    request = Request(prompt_of("A text."), 9, 0.7, 0.9, 1.1, 0.3, 0.4, seed=2**63 + 5, stop=("\nText:",))
     with CompletionServer() as server:
         engine = open_engine(server)
         engine.submit(1, request)
@@ -270,7 +270,7 @@ def test_sampling_is_written_out():
         "temperature": 0.7,
         "top_p": 0.9,
         "frequency_penalty": 0.3,
-        "presence_penalty": 0.0,
+        "presence_penalty": 0.4,
         "repetition_penalty": 1.1,
         "seed": 5,
         "stop": ["\nText:"],

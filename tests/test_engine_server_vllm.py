@@ -49,13 +49,13 @@ def expected(smol):
 def test_a_request_means_to_the_server_what_it_means_in_this_process():
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 
-    request = Request([1, 5, 6], 9, 0.0, 0.9, 1.0, 0.3, stop=("x",))
+    request = Request([1, 5, 6], 9, 0.0, 0.9, 1.0, 0.3, 0.4, stop=("x",))
     asked = CompletionRequest(**Form("smol").body(request, request.prompt, [1, 2]))
     assert not asked.model_extra  # it knows all that is sent
     others = {"temperature": 0.2, "top_p": 0.5, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2}  # of the server
     params = asked.to_sampling_params(asked.max_tokens, others)
     assert (params.max_tokens, params.temperature, params.seed) == (9, 0.0, None)
-    assert (params.repetition_penalty, params.frequency_penalty, params.presence_penalty) == (1.0, 0.3, 0.0)
+    assert (params.repetition_penalty, params.frequency_penalty, params.presence_penalty) == (1.0, 0.3, 0.4)
     assert (params.stop, params.stop_token_ids, params.skip_special_tokens) == (["x"], [1, 2], False)
     hot = Request([1, 5, 6], 9, 0.7, 0.9, seed=2**63 + 5)
     asked = CompletionRequest(**Form("smol").body(hot, hot.prompt, [1, 2]))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from ipt_datasets.errors import EngineError
 from ipt_datasets.synthesis.engines import Request
 from ipt_datasets.synthesis.engines.kv_slots import ATTENTION, KVSlots, Prefixes, common_prefix
-from ipt_datasets.synthesis.engines.sampling import draw
+from ipt_datasets.synthesis.engines.sampling import draw, is_plain
 from ipt_datasets.synthesis.engines.transformers import TransformersEngine
 
 TEXTS = [
@@ -357,13 +357,23 @@ def test_the_repetition_penalty_is_the_one_of_transformers(logits, penalty, data
     assert expected[drawn] == expected.max()
 
 
-@given(LOGITS, st.floats(-2, 2), st.data())
+@given(LOGITS, st.floats(-2, 2), st.floats(-2, 2), st.data())
 @settings(max_examples=60, deadline=None)
-def test_the_frequency_penalty_counts_what_was_generated(logits, penalty, data):
+def test_penalties_count_what_was_generated(logits, frequency, presence, data):
     generated = data.draw(st.lists(st.integers(0, len(logits) - 1)))
-    expected = [logit - penalty * generated.count(index) for index, logit in enumerate(logits)]
-    drawn = draw(torch.tensor(logits), Request([1], 1, frequency_penalty=penalty), random.Random(0), None, generated)
+    expected = [
+        logit - frequency * generated.count(index) - presence * (index in generated)
+        for index, logit in enumerate(logits)
+    ]
+    request = Request([1], 1, frequency_penalty=frequency, presence_penalty=presence)
+    drawn = draw(torch.tensor(logits), request, random.Random(0), None, generated)
     assert expected[drawn] == pytest.approx(max(expected), abs=1e-5)
+
+
+def test_each_penalty_keeps_a_greedy_row_from_the_shortcut():
+    assert is_plain(Request([1], 1))
+    for penalty in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
+        assert not is_plain(Request([1], 1, **{penalty: 0.5}))
 
 
 @given(

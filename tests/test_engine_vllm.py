@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 
+import psutil
 import pytest
 
 from ipt_datasets import Synthesizer
@@ -199,6 +202,26 @@ def test_an_engine_whose_process_is_killed_says_so(smol_base):
     engine.close()
     with pytest.raises(EngineError, match="died"):
         engine.submit(3, Request([5], 1))
+
+
+def test_what_vllm_started_ends_with_a_process_that_is_killed(smol_base, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\n"
+        "from ipt_datasets.synthesis.engines.vllm import VLLMEngine\n"
+        "if __name__ == '__main__':\n"
+        f"    engine = VLLMEngine({str(smol_base)!r}, max_model_len=1024, load_format='dummy', \n"
+        "        kv_cache_memory_bytes=2**27, hf_overrides={'num_hidden_layers': 2})\n"
+        "    print(engine._engine.engine_core.resources.engine_manager.processes[0].pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as killed:
+        engine = psutil.Process(int(killed.stdout.readline()))
+        of_engine = [engine, *engine.children(recursive=True)]
+        killed.kill()
+    gone, left = psutil.wait_procs(of_engine, timeout=60)
+    assert not left
+    assert len(gone) > 1
 
 
 @pytest.mark.parametrize(

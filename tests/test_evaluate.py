@@ -85,6 +85,7 @@ def test_the_command_line_on_texts_worked_out_by_hand(tmp_path, capsys):
             "most_pairs": 1,
             "completions": 2,
             "tokens_a_pair": sum(written) / 2,
+            "parsed_share": 1.0,
             "clean_share": 1.0,
             "by_length_share": 0.0,
             "rejected": {},
@@ -216,7 +217,12 @@ def test_rejects_and_completions_cut_by_length_are_counted():
     synthesizer = Synthesizer(engine=engine, markup="paper")
     [passed] = evaluate(synthesizer, rows, accuracy=False, shots=[1]).passes
     assert passed["yield"]["rejected"] == {"no_question": 1, "unfinished": 1}
-    assert passed["yield"]["clean_share"] == 0.0
+    assert passed["yield"]["clean_share"] == passed["yield"]["parsed_share"] == 0.0
+    repeated = "<QUE> Who? <ANS> heron </END>\n\n<QUE> who? <ANS> fox </END>\n\n<QUE> never ends"
+    again = Synthesizer(engine=ScriptedEngine(script=lambda text: repeated), markup="paper")
+    [passed] = evaluate(again, rows, accuracy=False, shots=[1]).passes
+    assert passed["yield"]["rejected"] == {"duplicate": 1, "unfinished": 1}
+    assert (passed["yield"]["clean_share"], passed["yield"]["parsed_share"]) == (0.0, 1.0)
     cut = Synthesizer(engine=engine, markup="paper", max_new_tokens=3)
     [passed] = evaluate(cut, rows, accuracy=False, shots=[1]).passes
     assert passed["yield"]["by_length_share"] == 1.0

@@ -143,6 +143,16 @@ def test_what_cannot_be_planned_is_one_line(corpus, capsys, options, says):
     assert says in line
 
 
+@pytest.mark.parametrize("name", ["nowhere/plan.json", "."])
+def test_a_file_that_cannot_be_written_is_said_before_the_model_is_loaded(corpus, tmp_path, capsys, name):
+    file = tmp_path / name
+    model = ["--model", str(tmp_path / "none"), "--engine", "transformers"]  # would be refused when it is loaded
+    assert main(["plan", corpus, *model, "--json", str(file)]) == 1
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert f"{file} cannot be written; expected a file in a folder that is there" in line
+    assert not list(tmp_path.iterdir())
+
+
 def numbers(stretches):
     return [int(row["id"]) for stretch in stretches for row in stretch]
 

@@ -273,6 +273,7 @@ def test_mixed_and_packed_corpora(hub, corpora, tmp_path):
     for folder in (mixed, packed):
         recipe = json.loads((folder / "recipe.json").read_text())
         words = shlex.split(reproducing_command(recipe))
+        assert folder == packed or "--rows-per-shard" not in words  # what was not given is not said
         words[words.index("OUTPUT")] = str(folder) + "-again"
         args = _parser().parse_args(words[1:])
         args.run(args)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -40,21 +39,12 @@ def corpus(tmp_path):
 
 @pytest.fixture(scope="module")
 def ray():
-    """A Ray of this machine alone, on loopback, that takes nobody's tasks but ours."""
+    """A Ray of this machine alone, on loopback; conftest.py says who may use it."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie there: their names must be short
-    settings = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_register_timeout_seconds": "240",  # a machine that is busy with other work starts them slowly
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        ray = pytest.importorskip("ray")  # it reads these when it is imported
-        start(ray, folder)
-        yield ray
-        ray.shutdown()
+    ray = pytest.importorskip("ray")
+    start(ray, folder)
+    yield ray
+    ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -27,6 +27,28 @@ def test_ids_and_texts_are_those_of_transformers(tokenizer, text):
     assert tokenizer.decode(ids) == behind[len(tokenizer.tokenizer.decode(anchor)) :]
 
 
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 60_000) | st.integers(0, 400), max_size=30))
+def test_bytes_of_ids_are_read_as_the_backend_reads_them(smol_tokenizer, ids):
+    """Control ids, ids that no token has, and bytes that are no UTF-8 among them."""
+    assert smol_tokenizer._bytes_of is not None
+    backend = smol_tokenizer.tokenizer.backend_tokenizer
+    assert smol_tokenizer.decode(ids) == backend.decode(ids, skip_special_tokens=False)
+
+
+def test_only_byte_level_tokenizers_are_read_by_their_bytes(mistral_tokenizer):
+    assert mistral_tokenizer._bytes_of is None
+
+
+def test_an_added_token_that_is_not_written_in_bytes_is_read_as_it_stands(smol_tokenizer):
+    from copy import deepcopy
+
+    other = deepcopy(smol_tokenizer.tokenizer)
+    other.add_tokens(["<a heron é>"])
+    ids = other.encode("x<a heron é> y")
+    assert type(smol_tokenizer)(other).decode(ids) == "x<a heron é> y"
+
+
 def test_other_users_of_the_tokenizer_leave_nothing_behind(tokenizer):
     text = "A <s> b </s> c <|im_end|> " * 5
     before = tokenizer.encode(text)

@@ -15,6 +15,7 @@ from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeErro
 from ipt_datasets.models.adapter import merge_adapter
 from ipt_datasets.models.embedded import prepare_smol
 from ipt_datasets.schema import TASK_FEATURES, Pair
+from ipt_datasets.tuning import train
 from ipt_datasets.tuning.folder import TuningFolder, is_whole
 from ipt_datasets.tuning.plan import MASKED
 from ipt_datasets.tuning.prepare import prepare
@@ -239,6 +240,25 @@ def test_a_training_with_another_schedule_is_not_prolonged(tiny, tmp_path):
     tune(prepared(tiny, **given), tmp_path / "out", RUNNING)
     with pytest.raises(OutputError, match="no checkpoint that one of 5 steps could go on from"):
         tune(prepared(tiny, **given | {"max_steps": 5}), tmp_path / "out", RUNNING, resume=True)
+
+
+@pytest.mark.parametrize(("lora_rank", "on_cpu", "autocast"), [(4, True, True), (4, False, False), (0, True, False)])
+def test_an_adapter_gets_autocast_on_a_cpu_alone(tiny, tmp_path, monkeypatch, lora_rank, on_cpu, autocast):
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.setattr(train, "_on_cpu", lambda: on_cpu)
+    whole = {"lora_rank": 0, "learning_rate": 0.002}
+    given = prepared(tiny, **({} if lora_rank else whole))
+    try:
+        with TuningFolder(tmp_path / "out") as folder:
+            args = train._arguments(given, folder, RUNNING)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)  # what trains next is told anew
+    assert (args.use_cpu, args.bf16) == (on_cpu, autocast)
+    model = train._load(given, None, gradient_checkpointing=False)
+    casts = {one.cast_input_dtype_enabled for one in model.modules() if hasattr(one, "cast_input_dtype_enabled")}
+    assert casts == ({not on_cpu} if lora_rank else set())
+    assert (model.config._attn_implementation == "eager") is on_cpu
 
 
 def test_all_weights_are_tuned_without_an_adapter(tiny, tmp_path):

@@ -9,8 +9,9 @@ from ipt_datasets.cli.options import (
     add_source_options,
     add_synthesis_options,
     add_templating_options,
+    make_synthesizer,
+    make_templatizer,
     print_counts,
-    synthesis_settings,
 )
 
 
@@ -75,19 +76,8 @@ def run(args: argparse.Namespace) -> None:
 
 def read_settings(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     """Give the synthesizer and the templatizer that the options describe, and what says how the input is read."""
-    from ipt_datasets.synthesis.synthesizer import Synthesizer
-    from ipt_datasets.templating.templatizer import Templatizer
-
-    synthesizer = Synthesizer(
-        model=args.model,
-        shots=args.shots,
-        text_column=args.text_column,
-        seed=args.seed,
-        **synthesis_settings(args),
-    )
-    templatizer = Templatizer(seed=args.seed, text_column=args.text_column, templates=args.templates)
     names = ("split", "config_name", "revision", "fraction", "shuffle", "limit", "seed", "resume", "rows_per_shard")
-    return synthesizer, templatizer, {name: getattr(args, name) for name in names}
+    return make_synthesizer(args), make_templatizer(args), {name: getattr(args, name) for name in names}
 
 
 def _shard(value: str) -> tuple[int, int]:

@@ -42,18 +42,16 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Try engine settings, and print a table and the best command."""
     from ipt_datasets.corpus.bench import bench
-    from ipt_datasets.durable import replacing
-    from ipt_datasets.quality.report import check_writable
+    from ipt_datasets.durable import check_writable, write_json
 
     if args.json:
         check_writable(args.json)  # before the model works for hours
     tries = read_json(args.tries) if args.tries else None
     if tries is not None and not isinstance(tries, list):
         raise RecipeError(f"{args.tries} holds {type(tries).__name__}, expected a list of engine options")
-    settings = {"model": args.model, "text_column": args.text_column, "shots": args.shots, "seed": args.seed}
     made = bench(
         args.source,
-        {**settings, **synthesis_settings(args)},
+        {"shots": args.shots, **synthesis_settings(args)},
         split=args.split,
         config_name=args.config_name,
         revision=args.revision,
@@ -67,8 +65,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         found = {"model": args.model, "input": args.source, "engine": made.engine, "texts": made.texts}
         found |= {"tries": [tried.to_dict() for tried in made.tries], "best": command}
-        with replacing(args.json) as file:
-            file.write(f"{json.dumps(found, indent=2, ensure_ascii=False)}\n".encode())
+        write_json(args.json, found)
     _print(args, made, command)
 
 

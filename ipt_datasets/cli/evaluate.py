@@ -36,8 +36,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure a synthesizer on each set and show the tables."""
+    from ipt_datasets.durable import check_writable, write_json
     from ipt_datasets.quality.evaluate import evaluate
-    from ipt_datasets.quality.report import check_writable, render, render_samples, write_json
+    from ipt_datasets.quality.report import render, render_samples
     from ipt_datasets.quality.rows import Rows, read_rows
     from ipt_datasets.synthesis.synthesizer import Synthesizer
     from ipt_datasets.tasks.sets import read_description, read_evaluation_rows, shipped_description
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             sets.append((name, read_rows(name, text_column=args.text_column, **source)))
     sheets = []
-    with Synthesizer(model=args.model, text_column=args.text_column, seed=args.seed, **settings) as synthesizer:
+    with Synthesizer(**settings) as synthesizer:
         for name, rows in sets:
             sheet = evaluate(
                 synthesizer,
@@ -69,7 +70,9 @@ def run(args: argparse.Namespace) -> None:
             print("\n\n".join(filter(None, (render(sheet), render_samples(sheet.samples)))), end="\n\n", flush=True)
             sheets.append(sheet)
             if args.json:
-                write_json(args.json, sheets)  # after every set: what was measured is not lost
+                write_json(
+                    args.json, {"sheets": [one.to_dict() for one in sheets]}
+                )  # after every set: what was measured is not lost
 
 
 class _Explain(argparse.Action):

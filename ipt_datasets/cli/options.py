@@ -3,9 +3,13 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipt_datasets.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ipt_datasets.synthesis.synthesizer import Synthesizer
+    from ipt_datasets.templating.templatizer import Templatizer
 
 
 def add_source_options(parser: argparse.ArgumentParser, config_name: str | None = None) -> None:
@@ -49,8 +53,11 @@ def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = Tr
     group.add_argument("--top-p", type=float, default=1.0, help="(%(default)s)")
     group.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is off (%(default)s)")
     group.add_argument(
-        "--frequency-penalty", type=float, help="0 is off; against loops (smol 0.9, smol-base 0.1, else 0)"
+        "--frequency-penalty",
+        type=float,
+        help="0 is off; against loops, stronger each time (smol 0.2, smol-base 0.1, else 0)",
     )
+    group.add_argument("--presence-penalty", type=float, help="0 is off; against loops, always alike (smol 1, else 0)")
     group.add_argument("--long-texts", default="split", choices=LONG_TEXTS, help="(%(default)s)")
     group.add_argument("--max-windows", type=int, metavar="N", help="windows of one long text")
     group.add_argument("--max-pairs", type=int, metavar="N", help="pairs kept of one text")
@@ -67,8 +74,11 @@ def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = Tr
 
 
 def synthesis_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Give what the options of `add_synthesis_options` say as arguments of `Synthesizer`, all but model and shots."""
+    """Give what the options of a command say as arguments of `Synthesizer`, all but the shots."""
     return {
+        "model": args.model,
+        "text_column": args.text_column,
+        "seed": args.seed,
         "engine": args.engine,
         "servers": args.server,
         "workers": args.workers,
@@ -82,6 +92,7 @@ def synthesis_settings(args: argparse.Namespace) -> dict[str, Any]:
         "top_p": args.top_p,
         "repetition_penalty": args.repetition_penalty,
         "frequency_penalty": args.frequency_penalty,
+        "presence_penalty": args.presence_penalty,
         "max_windows": args.max_windows,
         "max_pairs": args.max_pairs,
         "engine_options": dict(read_option(option) for option in args.engine_option),
@@ -103,6 +114,20 @@ def add_templating_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--templates", action="append", default=[], metavar="FILE", help="a TOML file of templates to add"
     )
+
+
+def make_synthesizer(args: argparse.Namespace) -> "Synthesizer":
+    """Build the synthesizer that the options describe; no model is loaded yet."""
+    from ipt_datasets.synthesis.synthesizer import Synthesizer
+
+    return Synthesizer(shots=args.shots, **synthesis_settings(args))
+
+
+def make_templatizer(args: argparse.Namespace) -> "Templatizer":
+    """Build the templatizer that the options describe."""
+    from ipt_datasets.templating.templatizer import Templatizer
+
+    return Templatizer(seed=args.seed, text_column=args.text_column, templates=args.templates)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

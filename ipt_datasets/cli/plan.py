@@ -1,7 +1,6 @@
 """`ipt plan`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ from ipt_datasets.cli.options import (
     add_source_options,
     add_synthesis_options,
     add_templating_options,
-    synthesis_settings,
+    make_synthesizer,
+    make_templatizer,
 )
 
 
@@ -42,19 +42,15 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Augment a sample and print what the whole will give and cost."""
     from ipt_datasets.corpus.plan import MEANINGS, plan
-    from ipt_datasets.durable import replacing
-    from ipt_datasets.quality.report import check_writable
-    from ipt_datasets.synthesis.synthesizer import Synthesizer
-    from ipt_datasets.templating.templatizer import Templatizer
+    from ipt_datasets.durable import check_writable, write_json
 
     if args.json:
         check_writable(args.json)  # before the model works
-    settings = {"shots": args.shots, "text_column": args.text_column, "seed": args.seed, **synthesis_settings(args)}
-    with Synthesizer(model=args.model, **settings) as synthesizer:
+    with make_synthesizer(args) as synthesizer:
         made = plan(
             args.source,
             synthesizer,
-            Templatizer(seed=args.seed, text_column=args.text_column, templates=args.templates),
+            make_templatizer(args),
             split=args.split,
             config_name=args.config_name,
             revision=args.revision,
@@ -79,8 +75,7 @@ def run(args: argparse.Namespace) -> None:
         _print_row(f"  {name}", f"{part.value:,.0f}", f"{part.value / whole if whole else 0:.1%}", *_ends(part, 0))
     print("\nassumed:", *made.assumed, sep="\n  ")
     if args.json:
-        with replacing(args.json) as file:
-            file.write(f"{json.dumps(made.to_dict(), indent=2, ensure_ascii=False)}\n".encode())
+        write_json(args.json, made.to_dict())
 
 
 def _ends(estimate: Any, digits: int) -> tuple[str, str]:

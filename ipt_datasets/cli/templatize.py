@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ipt_datasets.cli.options import add_source_options, add_templating_options
+from ipt_datasets.cli.options import add_source_options, add_templating_options, make_templatizer
 
 
 def add_parser(commands: Any) -> None:
@@ -26,12 +26,11 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Render a corpus's pairs anew."""
     from ipt_datasets.corpus.templatize import templatize
-    from ipt_datasets.templating.templatizer import Templatizer
 
     made = templatize(
         args.source,
         args.output,
-        Templatizer(seed=args.seed, text_column=args.text_column, templates=args.templates),
+        make_templatizer(args),
         split=args.split,
         config_name=args.config_name,
         revision=args.revision,

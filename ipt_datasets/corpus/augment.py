@@ -22,7 +22,7 @@ from ipt_datasets.corpus.folder import CARD, JOURNAL, OutputFolder, unwritable
 from ipt_datasets.corpus.input import Input
 from ipt_datasets.corpus.journal import Journal
 from ipt_datasets.corpus.shard_writer import Meter, ShardWriter
-from ipt_datasets.corpus.share import Share, check_shards
+from ipt_datasets.corpus.share import ROWS_PER_SHARD, Share, check_shards
 from ipt_datasets.errors import BudgetSpent, EngineError, OutputError
 from ipt_datasets.synthesis.dealing import SynthesizedRow
 from ipt_datasets.synthesis.synthesizer import Synthesizer
@@ -61,7 +61,7 @@ def augment(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
-    rows_per_shard: int = 10_000,
+    rows_per_shard: int = ROWS_PER_SHARD,
     shard: tuple[int, int] | None = None,
     budget_tokens: int | None = None,
     budget_hours: float | None = None,
@@ -216,9 +216,7 @@ def write_share(
                     raise BudgetSpent(budget.spent)
             journal.check_used()
             writer.flush()
-            counts = count_shards(folder.shards("pairs"), folder.shards("text"))
-            digests = {name: folder.digest(name) for name in ("text", "pairs")}
-            folder.write_text(CARD, augmented_card(recipe, counts, digests))
+            counts = finish_folder(folder, recipe)
             journal.remove()
     return counts
 
@@ -283,6 +281,20 @@ def _is_drawn(fraction: float, seed: int, text: str | None) -> bool:
     content = f"{seed}:".encode() + (text or "").encode(errors="surrogatepass")
     digest = hashlib.blake2b(content, digest_size=8, person=b"fraction").digest()
     return int.from_bytes(digest) / 2**64 < fraction
+
+
+def finish_folder(folder: OutputFolder, recipe: Mapping[str, Any], n_parts: int = 1) -> Counts:
+    """Count a folder whose shards are all there, and write its card, without which it is not finished.
+
+    Args:
+        folder: of a run.
+        recipe: see `run_recipe`.
+        n_parts: how many jobs wrote it.
+    """
+    counts = count_shards(folder.shards("pairs"), folder.shards("text"))
+    digests = {name: folder.digest(name) for name in ("text", "pairs")}
+    folder.write_text(CARD, augmented_card(recipe, counts, digests, n_parts))
+    return counts
 
 
 def verify_folder(folder: OutputFolder) -> Counts:

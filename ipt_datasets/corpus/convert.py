@@ -16,12 +16,11 @@ from ipt_datasets.corpus.builders import InstructionAugmentedCorpora, ReleasedBu
 from ipt_datasets.corpus.card import PAPER, corpus_header
 from ipt_datasets.corpus.covered import peek
 from ipt_datasets.corpus.folder import CARD, OutputFolder
+from ipt_datasets.corpus.share import ROWS_PER_SHARD
 from ipt_datasets.corpus.templatize import whole_chains
 from ipt_datasets.errors import InputError, OutputError, RecipeError
 from ipt_datasets.schema import STATUSES, TEXT_FEATURES
 from ipt_datasets.templating.templatizer import Templatizer
-
-ROWS_PER_SHARD = 10_000
 
 
 @dataclass(slots=True)

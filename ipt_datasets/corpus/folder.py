@@ -12,12 +12,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Value
 from filelock import FileLock, Timeout
 
 from ipt_datasets.durable import TEMPORARY, flush, replacing
@@ -28,6 +29,9 @@ CARD, RECIPE, AUDIT, LOCK, JOURNAL = "README.md", "recipe.json", "audit.json", "
 SHARDS = "shards"
 """Where the jobs of a run in parts have a folder each, until `join` makes one corpus of them."""
 OURS = {CARD, RECIPE, AUDIT, LOCK, JOURNAL, "text", "pairs", "packed"}
+
+PLAIN = {"string", "bool", "int32", "int64", "float32", "float64"}
+"""Types of columns whose values Arrow takes as they are."""
 
 Permit = Callable[[str, Any, Any], bool]
 """Tells whether a key of the recipe may change from one value to another when a run goes on."""
@@ -144,10 +148,8 @@ class OutputFolder:
         """Write a shard: under a temporary name, flushed to the disk, then renamed."""
         folder = self.path / config_name
         folder.mkdir(exist_ok=True)
-        # Columns that tell Arrow their type need not be looked at value by value.
-        typed = {name: pa.array(values) for name, values in columns.items() if isinstance(values, TypedColumn)}
-        dataset = Dataset.from_dict({**columns, **typed}, features=features)
-        table = dataset.with_format("arrow")[:].replace_schema_metadata(features.arrow_schema.metadata)
+        arrays = {name: _array(values, features[name]) for name, values in columns.items()}
+        table = pa.table(arrays).replace_schema_metadata(features.arrow_schema.metadata)
         with replacing(folder / shard_name(number)) as file, pq.ParquetWriter(file, table.schema) as writer:
             if table.num_rows:  # datasets cannot read an empty row group, a file without any it can
                 writer.write_table(table)
@@ -219,6 +221,18 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 def shard_name(number: int) -> str:
     """Give the file name of a shard."""
     return f"train-{number:05d}.parquet"
+
+
+def _array(values: list[Any], feature: Any) -> Any:
+    """Give a column as Arrow holds it."""
+    if isinstance(values, TypedColumn):
+        return pa.array(values)
+    if isinstance(feature, Value) and feature.dtype in PLAIN:
+        with suppress(pa.ArrowException):  # `datasets` takes more values than Arrow, such as numbers for strings
+            return pa.array(values, type=feature.pa_type)
+    # `datasets` looks at every value by itself and then hashes the table, which for texts alone would be a waste.
+    dataset = Dataset.from_dict({"column": values}, features=Features({"column": feature}))
+    return dataset.with_format("arrow")[:].column("column")
 
 
 def _remove(path: Path) -> None:

@@ -14,6 +14,16 @@ from ipt_datasets.errors import InputError, RecipeError
 from ipt_datasets.synthesis.synthesizer import ADDED_COLUMNS
 
 
+def check_fraction(fraction: float) -> None:
+    """Make sure that a share of the texts can be drawn.
+
+    Raises:
+        RecipeError: it is none of them, or more than all.
+    """
+    if not 0 < fraction <= 1:
+        raise RecipeError(f"fraction={fraction!r}: expected a number above 0 and at most 1")
+
+
 class Input:
     """Raw texts that synthesis can be asked about.
 
@@ -28,8 +38,7 @@ class Input:
     """
 
     def __init__(self, given: Mapping[str, Any], text_column: str) -> None:
-        if not 0 < given["fraction"] <= 1:
-            raise RecipeError(f"fraction={given['fraction']!r}: expected a number above 0 and at most 1")
+        check_fraction(given["fraction"])
         for name in ("limit", "rows_per_shard"):
             if given[name] is not None and given[name] < 1:
                 raise RecipeError(f"{name}={given[name]!r}: expected a whole number of at least 1")

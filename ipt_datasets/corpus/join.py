@@ -13,10 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ipt_datasets.corpus.augment import Augmented, verify_folder
-from ipt_datasets.corpus.card import augmented_card
-from ipt_datasets.corpus.counts import Counts, count_shards
-from ipt_datasets.corpus.folder import CARD, LOCK, RECIPE, SHARDS, OutputFolder, differences, shard_name
+from ipt_datasets.corpus.augment import Augmented, finish_folder, verify_folder
+from ipt_datasets.corpus.counts import Counts
+from ipt_datasets.corpus.folder import LOCK, RECIPE, SHARDS, OutputFolder, differences, shard_name
 from ipt_datasets.corpus.publication import check_digests, open_finished
 from ipt_datasets.corpus.reproduce import reproducing_command
 from ipt_datasets.corpus.share import Share
@@ -85,9 +84,7 @@ def join_shards(folder: OutputFolder) -> Counts:
     _take_shards(folder, parts)
     recipe = parts[0].recipe
     folder.write_text(RECIPE, json.dumps(recipe, indent=2, ensure_ascii=False) + "\n")
-    counts = count_shards(folder.shards("pairs"), folder.shards("text"))
-    digests = {name: folder.digest(name) for name in ("text", "pairs")}
-    folder.write_text(CARD, augmented_card(recipe, counts, digests, len(parts)))
+    counts = finish_folder(folder, recipe, len(parts))
     _remove(shards)
     return counts
 

@@ -21,11 +21,14 @@ from ipt_datasets.durable import flush, replacing
 from ipt_datasets.errors import OutputError
 from ipt_datasets.synthesis.engines import Completion
 
-MAGIC = b"ipt-datasets journal 1\n"
+MAGIC = b"ipt-datasets journal 2\n"
 SYNC_SECONDS = 5.0
 
 _HEAD = struct.Struct("<IQ8s")  # length of the payload, row, checksum
-_BEGIN = hashlib.blake2b(MAGIC, digest_size=8).digest()
+_PLACE = struct.Struct("<QI")  # row, length of the payload
+_MAGICS = (MAGIC, b"ipt-datasets journal 1\n")
+"""How a journal that can be read begins; version 1 differs only in that all token ids are a list in the JSON."""
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 Place = tuple[int, int]
 """Where a chain begins: a row of the input and a character of its text."""
@@ -49,7 +52,8 @@ class Journal:
     def __init__(self, path: Path, first_row: int = 0) -> None:
         self.path = path
         self._known: dict[Place, tuple[str, list[bytes]]] = {}
-        self._last = _BEGIN
+        self._last = b""
+        self._highest_row = -1
         self._unsynced_since: float | None = None
         self._descriptor = -1
         self._size = 0
@@ -78,8 +82,8 @@ class Journal:
         Raises:
             OSError: the disk is full, or the like.
         """
-        content = [start, chain, completion.token_ids, completion.finish_reason, completion.error]
-        self._append(row, json.dumps(content, separators=(",", ":")).encode())
+        self._append(row, _payload(start, chain, completion))
+        self._highest_row = max(self._highest_row, row)
         now = time.monotonic()
         if self._unsynced_since is None:
             self._unsynced_since = now
@@ -104,7 +108,9 @@ class Journal:
         Raises:
             OSError: the disk is full, or the like.
         """
-        frames = [(row, payload) for row, payload in _frames(self.path) if row >= first_row]
+        # Mostly the shard holds all there is, and then nothing needs to be read back.
+        kept = _frames(self.path) if self._highest_row >= first_row else ()
+        frames = [(row, payload) for row, payload in kept if row >= first_row]
         self._close_file()
         self._begin_with(frames)
 
@@ -134,7 +140,7 @@ class Journal:
         for row, payload in _frames(self.path):
             if row < first_row:
                 continue
-            start, chain = json.loads(payload)[:2]
+            start, chain = json.loads(payload.partition(b"\n")[0])[:2]
             if self._known.get((row, start), ("", []))[0] != chain:
                 self._known[row, start] = chain, []
             self._known[row, start][1].append(payload)
@@ -142,13 +148,14 @@ class Journal:
 
     def _begin_with(self, frames: list[tuple[int, bytes]]) -> None:
         """Put a new file in the place of the old one, with these records."""
-        self._last = _BEGIN
+        self._last = _first_checksum(MAGIC)
         with replacing(self.path) as file:
             file.write(MAGIC)
             for row, payload in frames:
                 file.write(self._frame(row, payload))
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         self._size = os.fstat(self._descriptor).st_size
+        self._highest_row = max((row for row, _ in frames), default=-1)
         self._unsynced_since = None
 
     def _frame(self, row: int, payload: bytes) -> bytes:
@@ -182,11 +189,13 @@ class Journal:
 
 def _frames(path: Path) -> Iterator[tuple[int, bytes]]:
     """Give row and payload of each record, up to the first that is torn or damaged."""
-    last, number = _BEGIN, 0
+    number = 0
     with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
+        magic = file.read(len(MAGIC))
+        if magic not in _MAGICS:
             _log.warning("%s is damaged or of another version: all of it is computed again", path)
             return
+        last = _first_checksum(magic)
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             length, row, checksum = _HEAD.unpack(head)
             left = os.fstat(file.fileno()).st_size - file.tell()
@@ -200,11 +209,26 @@ def _frames(path: Path) -> Iterator[tuple[int, bytes]]:
             _log.warning("%s is torn or damaged behind record %d: what stood there is computed again", path, number)
 
 
+def _first_checksum(magic: bytes) -> bytes:
+    return hashlib.blake2b(magic, digest_size=8).digest()
+
+
 def _checksum(last: bytes, row: int, payload: bytes) -> bytes:
-    head = last + struct.pack("<QI", row, len(payload))
-    return hashlib.blake2b(head + payload, digest_size=8).digest()
+    return hashlib.blake2b(last + _PLACE.pack(row, len(payload)) + payload, digest_size=8).digest()
+
+
+def _payload(start: int, chain: str, completion: Completion) -> bytes:
+    """Write a record: a line of JSON, and behind it the token ids in four bytes each, for speed."""
+    ids, told = completion.token_ids, (completion.finish_reason, completion.error)
+    try:
+        return _dumps([start, chain, *told]).encode() + b"\n" + struct.pack(f"<{len(ids)}I", *ids)
+    except struct.error:  # ids larger than any vocabulary's, such as the scripted tokenizer's: as in version 1
+        return _dumps([start, chain, ids, *told]).encode()
 
 
 def _completion(payload: bytes) -> Completion:
-    _, _, token_ids, finish_reason, error = json.loads(payload)
+    """Read a record of this version or of version 1."""
+    line, newline, ids = payload.partition(b"\n")
+    _, _, *listed, finish_reason, error = json.loads(line)
+    token_ids = list(struct.unpack(f"<{len(ids) // 4}I", ids)) if newline else listed[0]
     return Completion(token_ids, finish_reason, error=error)

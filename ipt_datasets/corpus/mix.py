@@ -25,7 +25,7 @@ MIXING_VERSION = 1
 """Rises whenever the same recipe would give another mixture."""
 
 SHUFFLE_BUFFER = 10_000
-ROWS_PER_SHARD = 20_000
+DOCUMENTS_PER_SHARD = 20_000
 SHARD_CHARACTERS = 32_000_000
 """A shard is closed early when its texts reach this length, so that long documents do not fill the memory."""
 
@@ -51,7 +51,7 @@ def mix(
     tokenizer_revision: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int = DOCUMENTS_PER_SHARD,
     progress: bool = True,
 ) -> Mixed:
     """Mix sources in a ratio counted in tokens.

@@ -22,7 +22,7 @@ from ipt_datasets.corpus.augment import Augmented, is_growth, run_recipe, write_
 from ipt_datasets.corpus.folder import SHARDS, OutputFolder, differences
 from ipt_datasets.corpus.input import Input
 from ipt_datasets.corpus.join import is_finished, join_shards, read_recipe
-from ipt_datasets.corpus.share import Share, check_shards
+from ipt_datasets.corpus.share import ROWS_PER_SHARD, Share, check_shards
 from ipt_datasets.errors import EngineError, InputError, IPTError, OutputError, RecipeError, one_line
 from ipt_datasets.synthesis.synthesizer import Synthesizer
 from ipt_datasets.templating.templatizer import Templatizer
@@ -51,7 +51,7 @@ def augment_on_ray(
     limit: int | None = None,
     seed: int = 0,
     resume: bool = False,
-    rows_per_shard: int = 10_000,
+    rows_per_shard: int = ROWS_PER_SHARD,
     progress: bool = True,
 ) -> Augmented:
     """Do what `augment` does on a Ray cluster: the one that is connected to, that RAY_ADDRESS names, or a local one.

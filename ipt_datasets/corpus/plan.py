@@ -10,8 +10,10 @@ from datasets import Features
 from tqdm.auto import tqdm
 
 from ipt_datasets.corpus.estimate import CONFIDENCE, Estimate, estimate_totals
+from ipt_datasets.corpus.input import check_fraction
 from ipt_datasets.corpus.parquet_size import parquet_bytes
 from ipt_datasets.corpus.sample import Sample, draw_sample
+from ipt_datasets.corpus.share import ROWS_PER_SHARD
 from ipt_datasets.corpus.stopwatch import Stopwatch, warm_up
 from ipt_datasets.corpus.tokenizing import DocumentTokenizer
 from ipt_datasets.errors import RecipeError
@@ -53,9 +55,6 @@ class Plan:
         """Give the plan as JSON holds it."""
         return asdict(self)
 
-
-ROWS_PER_SHARD = 10_000
-"""As `augment` writes them unless told otherwise."""
 
 MEANINGS = {
     "texts_with_pairs": "texts with pairs",
@@ -117,8 +116,7 @@ def plan(
         raise RecipeError(f"devices={devices!r}: expected a whole number of at least 1")
     if not mix_raw >= 0:
         raise RecipeError(f"mix_raw={mix_raw!r}: expected a weight of 0 or more")
-    if not 0 < fraction <= 1:
-        raise RecipeError(f"fraction={fraction!r}: expected a number above 0 and at most 1")
+    check_fraction(fraction)
     synthesizer = synthesizer or Synthesizer(seed=seed)
     column = synthesizer.recipe.text_column
     templatizer = templatizer or Templatizer(seed=seed, text_column=column)

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from ipt_datasets.corpus.mix import DOCUMENTS_PER_SHARD, SHUFFLE_BUFFER
+from ipt_datasets.corpus.share import ROWS_PER_SHARD
 from ipt_datasets.recipe import Recipe, read_primer
 from ipt_datasets.synthesis.primer import PRIMER
 
-_AUGMENT = {"split": "train", "fraction": 1.0, "seed": 0, "rows_per_shard": 10_000}
+_AUGMENT = {"split": "train", "fraction": 1.0, "seed": 0, "rows_per_shard": ROWS_PER_SHARD}
 _TEMPLATIZE = {"split": "train", "config_name": "pairs"}
-_MIX = {"seed": 0, "shuffle_buffer": 10_000, "rows_per_shard": 50_000}
+_MIX = {"seed": 0, "shuffle_buffer": SHUFFLE_BUFFER, "rows_per_shard": DOCUMENTS_PER_SHARD}
 _MIX_SOURCE = {"on_end": "stop", "split": "train"}
 _PACK = {"split": "train", "text_column": "text", "length": 4096, "rest": "drop"}
 

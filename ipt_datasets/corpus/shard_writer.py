@@ -89,8 +89,10 @@ class Meter:
         self._rejects += len(shot.rejected)
         self._read += shot.prompt_tokens
         self._wrote += shot.completion_tokens
-        figures = {"pairs": f"{self._pairs:,}", "rejects": f"{self._rejects:,}"}
+        if self._bar.disable:
+            return
+        figures = f"pairs={self._pairs:,}, rejects={self._rejects:,}"
         if (seconds := time.monotonic() - self._started) > 1:
-            figures |= {"tok/s in": f"{self._read / seconds:,.0f}", "out": f"{self._wrote / seconds:,.0f}"}
-        self._bar.set_postfix(figures, refresh=False)
+            figures += f", tok/s in={self._read / seconds:,.0f}, out={self._wrote / seconds:,.0f}"
+        self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update(0)

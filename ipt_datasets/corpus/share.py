@@ -14,6 +14,9 @@ from ipt_datasets.corpus.input import Input
 from ipt_datasets.durable import TEMPORARY
 from ipt_datasets.errors import OutputError, RecipeError
 
+ROWS_PER_SHARD = 10_000
+"""Raw texts a shard, and a block, unless told otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:

@@ -12,12 +12,11 @@ from tqdm.auto import tqdm
 from ipt_datasets.corpus.builders import RELEASED, open_released
 from ipt_datasets.corpus.card import templatized_card
 from ipt_datasets.corpus.folder import CARD, OutputFolder
+from ipt_datasets.corpus.share import ROWS_PER_SHARD
 from ipt_datasets.corpus.source import iter_rows, known_rows, open_source
 from ipt_datasets.errors import InputError
 from ipt_datasets.schema import TEXT_FEATURES
 from ipt_datasets.templating.templatizer import Templatizer
-
-ROWS_PER_SHARD = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,7 @@ class Accuracy:
             top_p=recipe.top_p,
             repetition_penalty=recipe.repetition_penalty,
             frequency_penalty=recipe.frequency_penalty,
+            presence_penalty=recipe.presence_penalty,
             seed=_request_seed(recipe.seed, text, asked.pair.instruction),
             stop=answer_ends(self._prompter.markup),
         )

@@ -24,6 +24,9 @@ ALIKE = 0.9
 
 OPENING_WORDS = 3
 
+WHOLE = frozenset({"duplicate", "over_limit", "unfinished"})
+"""Rejects that say nothing against the markup of a completion."""
+
 
 def synthesized(
     synthesizer: Synthesizer, rows: Iterable[TextWithPairs]
@@ -67,7 +70,8 @@ class GenerationCount:
         self._instructions: set[bytes] = set()
         self._pairs_a_text = array("l")
         self._token_shares = array("d")
-        self._rows = self._errors = self._completions = self._tokens = self._clean = self._by_length = 0
+        self._rows = self._errors = self._completions = self._tokens = self._by_length = 0
+        self._clean = self._parsed = 0
         self._yes_no = self._grounded = self._spans = self._repeated = self._alike = self._alike_pairs = 0
 
     def add(self, text: str, gold: list[Pair], row: SynthesizedRow) -> float | None:
@@ -81,9 +85,11 @@ class GenerationCount:
         for shot in row.shots:
             self._completions += 1
             self._tokens += shot.completion_tokens
+            reasons = {piece.reason for piece in shot.rejected}
+            has_pairs = bool(shot.pairs) or "over_limit" in reasons
             # What max_pairs left out is no fault of the completion.
-            faults = [piece for piece in shot.rejected if piece.reason != "over_limit"]
-            self._clean += bool((shot.pairs or len(faults) < len(shot.rejected)) and not faults)
+            self._clean += has_pairs and not reasons - {"over_limit"}
+            self._parsed += has_pairs and not reasons - WHOLE
             self._by_length += shot.finish_reason == "length"
             self._rejected.update(piece.reason for piece in shot.rejected)
         pairs = pairs_of(row)
@@ -141,6 +147,7 @@ class GenerationCount:
                 "most_pairs": max(counts, default=None),
                 "completions": self._completions,
                 "tokens_a_pair": share(self._tokens, pairs),
+                "parsed_share": share(self._parsed, self._completions),
                 "clean_share": share(self._clean, self._completions),
                 "by_length_share": share(self._by_length, self._completions),
                 "rejected": dict(sorted(self._rejected.items())),

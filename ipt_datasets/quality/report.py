@@ -1,14 +1,9 @@
 """What each number of a score sheet means and what it cannot see, and the sheet as a table."""
 
-import json
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ipt_datasets.durable import replacing
-from ipt_datasets.errors import OutputError
 from ipt_datasets.quality.evaluate import ScoreSheet
 
 MEASURES: Mapping[str, Mapping[str, str]] = {
@@ -65,7 +60,11 @@ MEASURES: Mapping[str, Mapping[str, str]] = {
         "tokens_a_pair": (
             "Generated tokens a pair, what was rejected included: the price of a pair. Depends on the tokenizer."
         ),
-        "clean_share": "Share of completions with at least one pair and nothing rejected.",
+        "parsed_share": (
+            "Share of completions with at least one pair in which every piece is whole: nothing was rejected but "
+            "repetitions and what max_pairs or max_new_tokens cut off."
+        ),
+        "clean_share": "Share of completions with at least one pair and nothing rejected at all.",
         "by_length_share": (
             "Share of completions that only max_new_tokens ended: loops, mostly, or a limit that is too low."
         ),
@@ -203,27 +202,3 @@ def _cell(value: Any) -> str:
 def _one_line(text: str, width: int) -> str:
     line = " ".join(text.split())
     return line if len(line) <= width else f"{line[: width - 3]}..."
-
-
-def check_writable(path: Path) -> None:
-    """Make sure that `write_json` will find a folder to write to.
-
-    Raises:
-        OutputError: the path is a folder, or lies in none.
-    """
-    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise OutputError(f"{path} cannot be written; expected a file in a folder that is there and may be written to")
-
-
-def write_json(path: Path, sheets: Sequence[ScoreSheet]) -> None:
-    """Write score sheets as {"sheets": [...]}, at once or not at all; equal sheets give equal bytes.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    content = json.dumps({"sheets": [sheet.to_dict() for sheet in sheets]}, indent=2, ensure_ascii=False)
-    try:
-        with replacing(path) as file:
-            file.write(f"{content}\n".encode(errors="backslashreplace"))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}; name another file") from error

@@ -79,6 +79,7 @@ def run_chain(
     recipe: Recipe,
     max_model_len: int,
     on_shot: Callable[[Shot], None] | None = None,
+    chain: str | None = None,
 ) -> Generator[Request, Completion, list[Shot]]:
     """Ask for the pairs of one stretch after the other.
 
@@ -91,8 +92,9 @@ def run_chain(
         recipe: sampling and limits.
         max_model_len: the engine's; prompt and completion together never exceed it.
         on_shot: called with each shot as soon as it is parsed.
+        chain: what `chain_id` gives for the stretches, where it is known already.
     """
-    chain = chain_id(stretches)
+    chain = chain_id(stretches) if chain is None else chain
     history: list[FinishedShot] = []
     shots: list[Shot] = []
     for position, stretch in enumerate(stretches):
@@ -104,6 +106,7 @@ def run_chain(
             top_p=recipe.top_p,
             repetition_penalty=recipe.repetition_penalty,
             frequency_penalty=recipe.frequency_penalty,
+            presence_penalty=recipe.presence_penalty,
             seed=_request_seed(recipe.seed, chain, position),
             stop=prompter.markup.stop,
         )
@@ -132,7 +135,7 @@ def run_chain(
         if not rejected and not any(stop in text for stop in prompter.markup.stop):
             history.append(prompter.finish_exactly(stretch.ids, completion.token_ids))
         else:
-            history.append(prompter.finish(stretch.ids, pairs, completion.token_ids))
+            history.append(prompter.finish(stretch.ids, pairs, completion.token_ids, text))
     return shots
 
 

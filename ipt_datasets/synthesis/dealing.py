@@ -174,11 +174,12 @@ class Dealer:
     def _job(self, dealt: list[Stretch]) -> Job[list[Shot]]:
         known: Sequence[Completion] = ()
         keep = None
+        id_ = chain_id(dealt)
         if self._journal:
-            place = dealt[0].row, dealt[0].start, chain_id(dealt)
+            place = dealt[0].row, dealt[0].start, id_
             known, keep = self._journal.known(*place), partial(self._journal.keep, *place)
         on_shot = partial(self._report, len(known)) if self._on_shot else None
-        chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len, on_shot)
+        chain = run_chain(dealt, self._prompter, self._recipe, self._max_model_len, on_shot, chain=id_)
         return Job(chain, sum(len(stretch.ids) for stretch in dealt), len(dealt), known, keep)
 
     def _report(self, n_known: int, shot: Shot) -> None:

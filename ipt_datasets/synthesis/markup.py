@@ -76,6 +76,10 @@ class Markup:
     def _in_answer(self) -> "Escape":
         return Escape(line_patterns=[re.escape(CONCLUSION)])
 
+    @cached_property
+    def _marks(self) -> tuple[str, str]:
+        return self.question.strip(), self.answer.strip()
+
     def escape(self, text: str) -> str:
         """Write text such that nothing in it acts as markup or as a control token."""
         return self._acting.escape(text)
@@ -147,7 +151,7 @@ class Markup:
 
     def _parse_piece(self, piece: str) -> tuple[str, Pair] | str:
         """Give the question as written, for finding duplicates, and the pair; or the reason why there is none."""
-        question_mark, answer_mark = self.question.strip(), self.answer.strip()
+        question_mark, answer_mark = self._marks
         piece = piece.strip()
         if not piece.startswith(question_mark):
             return "no_question"
@@ -156,7 +160,7 @@ class Markup:
             return "no_answer"
         if len(parts) > 2:
             return "several_answers"
-        question, answer = (part.strip() for part in parts)
+        question, answer = parts[0].strip(), parts[1].strip()
         if not question:
             return "empty_question"
         if self.pair_end and question_mark in question:
@@ -167,7 +171,8 @@ class Markup:
         return (question.lower(), pair) if pair.instruction and pair.response else "empty_question"
 
     def _lines_split(self, piece: str) -> list[str]:
-        return re.split(rf"(?m)^{re.escape(self.answer.strip())}", piece[len(self.question.strip()) :])
+        question_mark, answer_mark = self._marks
+        return re.split(rf"(?m)^{re.escape(answer_mark)}", piece[len(question_mark) :])
 
     def render_question(self, pair: Pair) -> str:
         """Write instruction, options and step-by-step line; each field is escaped by itself, so that `parse` can."""
@@ -186,16 +191,19 @@ class Markup:
 
     def read_pair(self, question: str, answer: str) -> Pair:
         """Take a question and an answer as written apart into instruction, options, rationale and response."""
-        question = question.removesuffix(f"\n{STEP_LINE}").rstrip()
-        instruction, marker, listed = question.rpartition(f"\n{OPTIONS_LINE}")
-        options = [option.strip() for option in listed.split("\n- ")] if marker else []
-        options = [option for option in options if option]
-        if not options:
-            instruction = question
-        lead, marker, response = f"\n{answer}".rpartition(f"\n{CONCLUSION}")
-        rationale = lead.strip() if marker else ""
-        if not response.strip():
-            rationale, response = "", answer
+        instruction = question = question.removesuffix(f"\n{STEP_LINE}").rstrip()
+        options: list[str] = []
+        rationale, response = "", answer
+        if OPTIONS_LINE in question:
+            before, marker, listed = question.rpartition(f"\n{OPTIONS_LINE}")
+            options = [option for option in map(str.strip, listed.split("\n- ")) if option] if marker else []
+            instruction = before if options else question
+        if CONCLUSION in answer:
+            lead, marker, conclusion = f"\n{answer}".rpartition(f"\n{CONCLUSION}")
+            if marker and conclusion.strip():
+                rationale, response = lead.strip(), conclusion
+        if "\\" not in question and "\\" not in answer:  # nothing is escaped
+            return Pair(instruction.strip(), response.strip(), tuple(options), rationale)
         return Pair(
             instruction=self._read(instruction, self._in_question).strip(),
             response=self._read(response, self._in_answer).strip(),

@@ -13,6 +13,9 @@ from ipt_datasets.schema import Pair
 from ipt_datasets.synthesis.markup import Markup
 from ipt_datasets.synthesis.tokens import PromptTokenizer
 
+GUESSES = 6
+"""So many guesses say where reused ids end before the search halves what is left, so that none takes long."""
+
 
 @dataclass(frozen=True, slots=True)
 class FinishedShot:
@@ -112,10 +115,19 @@ class Prompter:
             return FinishedShot(text_ids + body + ended_by + self.frame.end[1:])
         return FinishedShot(text_ids + body + self.frame.end)
 
-    def finish(self, text_ids: list[int], pairs: Sequence[Pair], token_ids: Sequence[int] = ()) -> FinishedShot:
-        """Keep a shot with only its accepted pairs; generated ids are reused as far as they decode to them."""
+    def finish(
+        self, text_ids: list[int], pairs: Sequence[Pair], token_ids: Sequence[int] = (), text: str | None = None
+    ) -> FinishedShot:
+        """Keep a shot with only its accepted pairs; generated ids are reused as far as they decode to them.
+
+        Args:
+            text_ids: what `encode_text` gave for the text.
+            pairs: the accepted ones.
+            token_ids: what the engine generated.
+            text: what `completion_text` gave for them, where it is known already.
+        """
         written = self.markup.render_pairs(pairs)
-        reused, length = self._common(self._before_control(token_ids), written)
+        reused, length = self._common(self._before_control(token_ids), written, text)
         rest = written[length:]
         body = reused + (self.tokenizer.encode_continuation(rest) if rest else [])
         return FinishedShot(text_ids + body + self.frame.end)
@@ -126,28 +138,50 @@ class Prompter:
         first = next(at for at, id_ in enumerate(token_ids) if id_ in self.control_ids)
         return list(token_ids[:first])
 
-    def _common(self, token_ids: list[int], written: str) -> tuple[list[int], int]:
-        """Give the longest beginning of generated ids that decodes to a beginning of `written`, and its characters."""
+    def _common(self, token_ids: list[int], written: str, text: str | None = None) -> tuple[list[int], int]:
+        """Give the longest beginning of generated ids that decodes to a beginning of `written`, and its characters.
+
+        `text` is what the ids decode to, where that is known.
+        """
         if not token_ids:
             return [], 0
-        text = self.tokenizer.decode(token_ids)
-        pairs = enumerate(zip(text, written, strict=False))
-        shared = next((at for at, (one, other) in pairs if one != other), min(len(text), len(written)))
-        low, high, step = 0, len(token_ids), 1
-        # Decoding is what costs: the search begins where the shared characters probably end, and widens from there.
-        at = min(len(token_ids) * shared // max(len(text), 1), high)
+        decoded = {0: "", len(token_ids): self.tokenizer.decode(token_ids) if text is None else text}
+
+        def said(at: int) -> str:
+            if at not in decoded:
+                decoded[at] = self.tokenizer.decode(token_ids[:at])
+            return decoded[at]
+
+        shared = _shared_length(said(len(token_ids)), written)
+        ids_a_character = len(token_ids) / max(len(said(len(token_ids))), 1)
+        low, high, at = 0, len(token_ids), round(shared * ids_a_character)
+        tries = 0
+        # Decoding is what costs: each try goes where the shared characters end as far as the one before tells.
         while low < high:
+            at = min(max(at, low + 1), high) if tries < GUESSES else (low + high + 1) // 2
             # An id may end inside a character: only the part before the replacement character counts.
-            if at == 0 or written.startswith(self.tokenizer.decode(token_ids[:at]).rstrip("\ufffd")):
-                low, at = at, at + step
+            tried = said(at).rstrip("\ufffd")
+            if written.startswith(tried):
+                low = at
             else:
-                high, at = at - 1, at - step
-            step *= 2
-            if not low < at <= high:
-                at = (low + high + 1) // 2
-        while low and not written.startswith(text := self.tokenizer.decode(token_ids[:low])):
+                high = at - 1
+            at += round((shared - len(tried)) * ids_a_character)
+            tries += 1
+        while low and not written.startswith(said(low)):
             low -= 1
-        return token_ids[:low], len(text) if low else 0
+        return token_ids[:low], len(said(low))
+
+
+def _shared_length(one: str, other: str) -> int:
+    """Count the characters that two strings have in common at their beginning."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:  # comparing slices by halves is faster than going through the characters
+        middle = (low + high + 1) // 2
+        if one.startswith(other[low:middle], low):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _plain_frame(tokenizer: PromptTokenizer) -> Frame:

@@ -5,6 +5,7 @@ holds the chain's prefix. Only as many chains are under way as its KV cache hold
 be evicted before its next shot and computed again (what rounds with a barrier do on any large corpus).
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -52,6 +53,8 @@ class Schedule:
         self.max_chains = min(max_chains or engine.max_requests, engine.max_requests)
         self.room = None if engine.kv_tokens is None else engine.kv_tokens - shared_tokens
         self._seen_tokens, self._seen = first_guess, 1
+        # Of the chains under way: the tokens of their texts, and how many of them ask for so many completions.
+        self._text_tokens, self._chains_of = 0, Counter[int]()
 
     def run(self, jobs: Iterator[Job[Result]]) -> Generator[tuple[int, Result]]:
         """Drive jobs as they come; each result with the number of its job, in the order they finish.
@@ -61,7 +64,7 @@ class Schedule:
         Raises:
             EngineError: the engine died; results that were given before stay valid.
         """
-        under_way: dict[int, Job[Result]] = {}
+        under_way: dict[int, Job[Result]] = {}  # in the order of their numbers
         numbered = enumerate(jobs)
         waiting = next(numbered, None)
         try:
@@ -76,6 +79,7 @@ class Schedule:
                         yield number, finished.value
                     else:
                         under_way[number] = job
+                        self._count(job, 1)
                         self.engine.submit(number, request)
                     waiting = next(numbered, None)
                 # Every chain goes on before a result is handed out: the engine works while the caller does.
@@ -83,6 +87,8 @@ class Schedule:
                     yield from self._advance(under_way)
         finally:
             self.engine.abort(list(under_way))
+            for job in under_way.values():
+                self._count(job, -1)
 
     def _advance(self, under_way: dict[int, Job[Result]]) -> list[tuple[int, Result]]:
         """Let the engine work, send its completions to their chains, submit what they ask next."""
@@ -102,6 +108,7 @@ class Schedule:
                 request = job.chain.send(completion)
             except StopIteration as finished:
                 del under_way[number]
+                self._count(job, -1)
                 results.append((number, finished.value))
             else:
                 self.engine.submit(number, request)
@@ -111,10 +118,17 @@ class Schedule:
         if not under_way:
             return True
         number, job = waiting
-        if len(under_way) >= self.max_chains or number - min(under_way) >= RUN_AHEAD * self.max_chains:
+        if len(under_way) >= self.max_chains or number - next(iter(under_way)) >= RUN_AHEAD * self.max_chains:
             return False
-        return self.room is None or sum(map(self._needed, (*under_way.values(), job))) <= self.room
+        if self.room is None:
+            return True
+        needed = self._text_tokens + sum(n * self._expected(shots) for shots, n in self._chains_of.items())
+        return needed + job.tokens + self._expected(job.shots) <= self.room
 
-    def _needed(self, job: Job[Result]) -> int:
-        """Estimate the blocks a chain holds at its end; completions mostly stay far below their limit."""
-        return job.tokens + job.shots * self._seen_tokens // self._seen
+    def _expected(self, shots: int) -> int:
+        """Estimate the tokens of a chain's completions; they mostly stay far below their limit."""
+        return shots * self._seen_tokens // self._seen
+
+    def _count(self, job: Job[Result], chains: int) -> None:
+        self._text_tokens += chains * job.tokens
+        self._chains_of[job.shots] += chains

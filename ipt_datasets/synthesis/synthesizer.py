@@ -25,7 +25,10 @@ from ipt_datasets.synthesis.schedule import Job, Schedule
 
 ADDED_COLUMNS = tuple(SYNTHESIS_FEATURES)
 
-SMOL_FREQUENCY_PENALTY = {"smol": 0.9, "smol-base": 0.1}
+SMOL_PENALTIES: Mapping[str, Mapping[str, float]] = {
+    "smol": {"frequency_penalty": 0.2, "presence_penalty": 1.0},
+    "smol-base": {"frequency_penalty": 0.1},
+}
 """Against the loops of so small a model; by `ipt evaluate` on unseen paragraphs the best of several for each."""
 
 SILENT_SHOTS = 20
@@ -56,8 +59,9 @@ class Synthesizer:
             shipped one for "plain" and "chat", none for the paper's markup.
         top_p: share of the probability that sampling draws from.
         repetition_penalty: 1 is off; more also punishes the words of the text.
-        frequency_penalty: 0 is off; more punishes what the completion repeats; None: 0, for "smol"
-            and "smol-base" that of SMOL_FREQUENCY_PENALTY.
+        frequency_penalty: 0 is off; more punishes what the completion repeats, the more the oftener; None: 0, for
+            "smol" and "smol-base" that of SMOL_PENALTIES.
+        presence_penalty: the same, equally much however often; None: likewise.
         max_windows: the most windows of one long text.
         max_pairs: the most pairs kept of one text.
         engine_options: passed to the engine as they are (vLLM's `EngineArgs`, transformers' `from_pretrained`);
@@ -88,6 +92,7 @@ class Synthesizer:
         top_p: float = 1.0,
         repetition_penalty: float = 1.0,
         frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
         max_windows: int | None = None,
         max_pairs: int | None = None,
         engine_options: Mapping[str, Any] | None = None,
@@ -99,8 +104,11 @@ class Synthesizer:
         if servers and engine != "server":
             raise RecipeError(f"servers are given with engine={kind!r}; they are for engine='server'")
         model = "scripted" if kind == "scripted" else str(model)
+        penalties = SMOL_PENALTIES.get(model, {})
         if frequency_penalty is None:
-            frequency_penalty = SMOL_FREQUENCY_PENALTY.get(model, 0.0)
+            frequency_penalty = penalties.get("frequency_penalty", 0.0)
+        if presence_penalty is None:
+            presence_penalty = penalties.get("presence_penalty", 0.0)
         markup = markup or ("chat" if model == "smol-base" else "paper")
         self._recipe = Recipe(
             model=model,
@@ -115,6 +123,7 @@ class Synthesizer:
             top_p=top_p,
             repetition_penalty=repetition_penalty,
             frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
             long_texts=long_texts,
             max_windows=max_windows,
             max_pairs=max_pairs,

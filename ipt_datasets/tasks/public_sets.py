@@ -7,7 +7,7 @@ in `smol.toml`.
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +111,11 @@ def read_fetaqa(folder: Path) -> Converted:
 
 def read_scitldr(folder: Path) -> Converted:
     """Read SciTLDR (Cachola et al. 2020): abstracts, each with its title and a summary in one sentence."""
-    for file in sorted(folder.glob("SciTLDR-Data__SciTLDR-A__*.jsonl")):
-        for row in _json_lines(file):
-            text = " ".join(sentence.strip() for sentence in row["source"])
-            summary = next((target.strip() for target in row["target"] if target.strip()), "")
-            asked = [(_SUMMARY, summary), (_TITLE, row.get("title", "").strip())]
-            pairs = tuple(Pair(_choose(variants, text), said) for variants, said in asked if said)
-            yield TaskText(text, pairs) if pairs else LeftOut("no_pairs", text[:120])
+    for row, text in _scitldr_abstracts(folder):
+        summary = next((target.strip() for target in row["target"] if target.strip()), "")
+        asked = [(_SUMMARY, summary), (_TITLE, row.get("title", "").strip())]
+        pairs = tuple(Pair(_choose(variants, text), said) for variants, said in asked if said)
+        yield TaskText(text, pairs) if pairs else LeftOut("no_pairs", text[:120])
 
 
 def read_written(folder: Path, pubmedqa: str) -> Converted:
@@ -127,11 +125,7 @@ def read_written(folder: Path, pubmedqa: str) -> Converted:
         folder: of SciTLDR.
         pubmedqa: the JSON file of PubMedQA, relative to the folder.
     """
-    texts = {
-        row["paper_id"]: " ".join(sentence.strip() for sentence in row["source"])
-        for file in sorted(folder.glob("SciTLDR-Data__SciTLDR-A__*.jsonl"))
-        for row in _json_lines(file)
-    }
+    texts = {row["paper_id"]: text for row, text in _scitldr_abstracts(folder)}
     for key, row in json.loads((folder / pubmedqa).read_text("utf-8")).items():
         texts[key] = "\n\n".join(part.strip() for part in row["CONTEXTS"])
     for row in _json_lines(Path(__file__).with_name("written.jsonl")):
@@ -193,6 +187,13 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.strip()]
+
+
+def _scitldr_abstracts(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Give the rows of SciTLDR, each with its abstract as one text."""
+    for file in sorted(folder.glob("SciTLDR-Data__SciTLDR-A__*.jsonl")):
+        for row in _json_lines(file):
+            yield row, " ".join(sentence.strip() for sentence in row["source"])
 
 
 def _sentences_with(text: str, evidence: str) -> str:

@@ -97,11 +97,11 @@ def read_shots(row: Row) -> list[tuple[str, Shot]]:
         shot = pair["shot"]
         if shot is None or not 0 <= shot < len(pairs):
             raise RowError(f"row {row.id}: pairs[{at}] names shot {shot}, but the row has {len(pairs)} shots")
-        if pair["instruction"] is None or pair["response"] is None:
+        instruction, response, options = pair["instruction"], pair["response"], pair.get("options")
+        if instruction is None or response is None:
             raise RowError(f"row {row.id}: pairs[{at}] has no instruction or no response; remove that pair")
-        options = pair.get("options")
-        options = () if options is None else tuple(option for option in options if option is not None)
-        pairs[shot].append(Pair(pair["instruction"], pair["response"], options, pair.get("rationale") or ""))
+        given = () if options is None else tuple([option for option in options if option is not None])
+        pairs[shot].append(Pair(instruction, response, given, pair.get("rationale") or ""))
     return [
         (shot["chain"] or "", Shot(shot["position"] or 0, context, pairs[at], row.id))
         for at, (shot, context) in enumerate(zip(shots, _contexts(row.id, text, shots), strict=True))

@@ -4,7 +4,6 @@ Planning reads the contents and settles what depends on them; writing puts them 
 So a plan whose contents are blanked gives the text's skeleton, by the same code that writes the text.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from ipt_datasets.templating.library import Library
 from ipt_datasets.templating.options import Arranged, OptionStyle
 from ipt_datasets.templating.template_file import FRAMES, Template, counter_family
 
-_ENDS_A_SENTENCE = re.compile(r"[.!?…:;。！？：；][\"'”’»)\]]*$")
+_SENTENCE_ENDS, _CLOSING = tuple(".!?…:;。！？：；"), "\"'”’»)]"
 
 
 class Style:
@@ -137,7 +136,7 @@ def _item(pair: Pair, at: int, library: Library, draw: Draw) -> Item:
     rationale = pair.rationale if pair.rationale.strip() else ""
     stop = ""
     if rationale and not rationale[-1].isspace():
-        stop = "\n" if "\n" in rationale else " " if _ENDS_A_SENTENCE.search(rationale) else ". "
+        stop = "\n" if "\n" in rationale else " " if rationale.rstrip(_CLOSING).endswith(_SENTENCE_ENDS) else ". "
     arranged = None
     if any(option.strip() for option in pair.options):
         arranged = choice.arrange(pair.options, pair.response, rationale, library.last, draw, f"options of pair {at}")

@@ -42,15 +42,14 @@ def without_model(name: str, n_texts: int, rounds: int, profiled: bool) -> tuple
         path = HostPath(n_texts, load_tokenizer(name, Path(folder) / "tokenizer"), Path(folder))
         path.whole()  # what a process does only once is not measured
         stages = {stage: partial(cpu_seconds, work) for stage, work in path.stages().items()}
-        found = alternate({"floor": partial(cpu_seconds, path.floor), "whole": path.whole, **stages}, rounds)
+        ways = {"floor": partial(cpu_seconds, path.floor), "whole": path.whole, "apart": path.apart, **stages}
+        found = alternate(ways, rounds)
         if profiled:
-            apart = {stage: median(took) for stage, took in found.items() if stage in stages and stage != "encode"}
-            print_profile(path, max(apart, key=apart.__getitem__))
-    both = found.pop("whole")
-    wholes, tokenizing = [took[0] for took in both], [took[1] for took in both]
-    rest = [path.tokens / (whole - inside) for whole, inside in zip(wholes, tokenizing, strict=True)]
+            slowest = {stage: median(took) for stage, took in found.items() if stage in stages and stage != "encode"}
+            print_profile(path, max(slowest, key=slowest.__getitem__))
+    rest = [path.tokens / took for took in found["apart"]]
     what = f"augment without a model, tokenizer of {name}"
-    micro = {stage: [1e6 * took / n_texts for took in turns] for stage, turns in {**found, "whole": wholes}.items()}
+    micro = {stage: [1e6 * took / n_texts for took in turns] for stage, turns in found.items()}
     unit, goal = "CPU microseconds a text", [TOKENS_A_SECOND] * rounds
     figures = [
         compare(PART, what, unit, micro["whole"], micro["floor"], "tokenizer alone", at_most=2.0),

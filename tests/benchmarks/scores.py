@@ -9,13 +9,12 @@ import csv
 import json
 import lzma
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ipt_datasets.quality.evaluate import evaluate
+from ipt_datasets.quality.evaluate import ScoreSheet, evaluate
 from ipt_datasets.synthesis.synthesizer import Synthesizer
 from ipt_datasets.tasks.sets import read_evaluation_rows, shipped_description
 from ipt_datasets.templating.draw import Draw
@@ -32,6 +31,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "untuned, prompted with primer": {"model": "smol-base"},
     "smol": {"model": "smol"},
 }
+
+HEADING = """\
+| set | model | response F1 | zero- · few-shot quality | pairs a text | with any | alike | parsed | grounded | kinds |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"""
+"""All but the zero-shot column are of chains of two texts; the last is the share of pairs with options or reasons."""
 
 
 def sample(texts: Iterator[str], number: int) -> list[tuple[str, list[Any]]]:
@@ -63,21 +67,28 @@ def textbook(folder: Path) -> Iterator[str]:
                 yield " ".join(words)
 
 
-def row(name: str, sheets: dict[str, Any]) -> str:
-    """One line of the table."""
-    cells = []
-    for gold in GOLD:
-        sheet = sheets[gold]
-        few = sheet.passes[-1]["quality"]["few_shot"]
-        zero = sheet.passes[-1]["quality"]["zero_shot_same_texts"]
-        cells.append(f"{sheet.accuracy['f1']:.1f} · {zero or 0:.1f} · {few or 0:.1f}")
-    raw = [sheets[raw].passes[-1] for raw in (*ABSTRACTS, TEXTBOOK)]
-    cells += [
-        f"{found['yield']['texts_with_pairs_share']:.0%} · {found['yield']['pairs_a_text']:.1f} · "
-        f"{found['grounding']['grounded_share'] or 0:.0%} · {found['variety']['texts_with_alike_pairs_share']:.0%}"
-        for found in raw
+def line(model: str, sheet: ScoreSheet) -> str:
+    """One line of the table: one model on one set."""
+    last = sheet.passes[-1]
+    cells = [sheet.name, model]
+    if sheet.accuracy is None:
+        cells += ["", ""]
+    else:
+        quality = [last["quality"][name] or 0 for name in ("zero_shot_same_texts", "few_shot")]
+        cells += [
+            f"{sheet.accuracy['f1']:.1f} of {sheet.accuracy['questions']}",
+            f"{quality[0]:.1f} · {quality[1]:.1f}",
+        ]
+    kinds = last["kinds"]
+    shares = [
+        last["yield"]["texts_with_pairs_share"],
+        last["variety"]["texts_with_alike_pairs_share"],
+        last["yield"]["parsed_share"],
+        last["grounding"]["grounded_share"],
+        1 - kinds["free_form_share"] if last["yield"]["pairs"] else None,
     ]
-    return f"| {name} | {' | '.join(cells)} |"
+    cells += [f"{last['yield']['pairs_a_text']:.1f}", *("-" if share is None else f"{share:.0%}" for share in shares)]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -101,16 +112,15 @@ def main() -> None:
         sets[name] = sample(abstracts(args.data / "raw" / "arxiv", category), args.texts)
     sets[TEXTBOOK] = sample(textbook(args.data / "raw" / "openstax_economics"), args.texts)
     everything = json.loads(args.json.read_text()) if args.json.exists() else {}
-    print(f"| model | {' | '.join([*GOLD, *ABSTRACTS, TEXTBOOK])} |\n|{'---|' * (len(sets) + 1)}")
+    print(HEADING, flush=True)
     for model in args.models:
-        sheets = {}
+        sheets = []
         with Synthesizer(engine=args.engine, **MODELS.get(model, {"model": model})) as synthesizer:
             for name, rows in sets.items():
-                sheets[name] = evaluate(synthesizer, rows, name=name, shots=(1, 2), samples=3)
-                print(f"{model}: {name} done", file=sys.stderr, flush=True)
-        everything[model] = [sheet.to_dict() for sheet in sheets.values()]
+                sheets.append(evaluate(synthesizer, rows, name=name, shots=(1, 2), samples=3))
+                print(line(model, sheets[-1]), flush=True)
+        everything[model] = [sheet.to_dict() for sheet in sheets]
         args.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
-        print(row(model, sheets), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from ipt_datasets.synthesis.tokens import PromptTokenizer
 
+DEFAULT_MAX_MODEL_LEN = 4096
+"""Prompt and completion together, where nobody says and the model reads more or does not tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -27,6 +30,7 @@ class Request:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
 

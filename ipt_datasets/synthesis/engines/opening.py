@@ -7,14 +7,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ipt_datasets.errors import EngineError
-from ipt_datasets.synthesis.engines import Request
+from ipt_datasets.synthesis.engines import DEFAULT_MAX_MODEL_LEN, Request
 from ipt_datasets.synthesis.engines.endpoint import Card, Endpoint, RefusedError
 from ipt_datasets.synthesis.engines.wire import Form, end_ids, usage_of
 from ipt_datasets.synthesis.tokens import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_MODEL_LEN = 4096
 PROBE = "In 1719 a harbour was opened; 37.5% was coffee (кофе, 珈琲, καφές): naïvely,\n\n    if x_1 >= 20: brew(x_1)"
 """Its number of tokens tells one tokenizer from another."""
 

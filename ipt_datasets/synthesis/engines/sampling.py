@@ -12,7 +12,8 @@ GREEDY_BELOW = 1e-5
 
 def is_plain(request: Request) -> bool:
     """Whether the next token is simply the most likely one."""
-    return request.temperature < GREEDY_BELOW and request.repetition_penalty == 1.0 and not request.frequency_penalty
+    penalised = request.repetition_penalty != 1.0 or request.frequency_penalty or request.presence_penalty
+    return request.temperature < GREEDY_BELOW and not penalised
 
 
 def draw(logits: Any, request: Request, stream: random.Random, seen: Any, generated: Sequence[int] = ()) -> int:
@@ -31,6 +32,9 @@ def draw(logits: Any, request: Request, stream: random.Random, seen: Any, genera
     if request.frequency_penalty and generated:
         ids = logits.new_tensor(list(generated)).long()
         logits = logits.index_add(0, ids, logits.new_full((len(generated),), -request.frequency_penalty))
+    if request.presence_penalty and generated:
+        ids = logits.new_tensor(sorted(set(generated))).long()
+        logits = logits.index_add(0, ids, logits.new_full((len(ids),), -request.presence_penalty))
     if request.temperature < GREEDY_BELOW:
         return int(logits.argmax())
     # In double precision, so that the sum over a large vocabulary still tells its rare ids apart.

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from ipt_datasets.schema import Pair
-from ipt_datasets.synthesis.engines import Completion, Request
+from ipt_datasets.synthesis.engines import DEFAULT_MAX_MODEL_LEN, Completion, Request
 from ipt_datasets.synthesis.markup import PAPER, Markup
 from ipt_datasets.synthesis.tokens import PromptTokenizer
 
@@ -64,7 +64,7 @@ class ScriptedEngine:
         max_requests: int = 64,
     ) -> None:
         self.tokenizer: PromptTokenizer = ScriptedTokenizer()
-        self.max_model_len = max_model_len or 4096
+        self.max_model_len = max_model_len or DEFAULT_MAX_MODEL_LEN
         self.max_requests = max_requests
         self.kv_tokens: int | None = None
         self._markup = markup

@@ -16,7 +16,7 @@ from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.endpoint import Card, Endpoint, GoneError, RefusedError
 from ipt_datasets.synthesis.engines.opening import check_arguments, check_lengths, choose_card, find_form, own_length
 from ipt_datasets.synthesis.engines.wire import Form, end_ids, read_answer
-from ipt_datasets.synthesis.tokens import HFTokenizer, PromptTokenizer
+from ipt_datasets.synthesis.tokens import PromptTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,7 @@ class ServerEngine:
         urls = [servers] if isinstance(servers, str) else list(servers)
         urls = urls or [url.strip() for url in os.environ.get("OPENAI_BASE_URL", "").split(",") if url.strip()]
         check_arguments(urls, max_concurrency, request_timeout, max_retries, unknown)
-        try:
-            self.tokenizer: PromptTokenizer = tokenizer or HFTokenizer.from_pretrained(model, revision)
-        except Exception as error:  # transformers raises whatever its parts raise
-            raise EngineError(f"the tokenizer of {str(model)!r} cannot be loaded: {one_line(error)}") from error
+        self.tokenizer: PromptTokenizer = tokenizer or load_tokenizer(model, revision)
         self.max_requests = max_concurrency * len(urls)
         self.kv_tokens: int | None = None
         self._dead = ""

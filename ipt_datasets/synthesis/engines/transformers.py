@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ipt_datasets.errors import EngineError, one_line
-from ipt_datasets.synthesis.engines import Completion, Request
+from ipt_datasets.synthesis.engines import DEFAULT_MAX_MODEL_LEN, Completion, Request
 from ipt_datasets.synthesis.engines.device import free_memory, is_out_of_memory, place
 from ipt_datasets.synthesis.engines.kv_slots import KVSlots, Prefixes, common_prefix, use_grouped_attention
 from ipt_datasets.synthesis.engines.sampling import draw, is_plain
 from ipt_datasets.synthesis.tokens import HFTokenizer, PromptTokenizer
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MAX_MODEL_LEN = 4096
 
 
 @dataclass(slots=True, eq=False)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ipt_datasets.errors import EngineError, one_line
-from ipt_datasets.synthesis.engines import Completion, Request
+from ipt_datasets.synthesis.engines import DEFAULT_MAX_MODEL_LEN, Completion, Request
+from ipt_datasets.synthesis.engines.orphans import OrphanWatch
 from ipt_datasets.synthesis.tokens import HFTokenizer, PromptTokenizer
-
-DEFAULT_MAX_MODEL_LEN = 4096
 
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -86,6 +85,8 @@ class VLLMEngine:
                 f"vLLM cannot load {str(model)!r}: {one_line(error)}; expected a folder or Hub id of a model it "
                 "supports, and options of its EngineArgs (what its own process said stands above)"
             ) from error
+        manager = getattr(getattr(self._engine.engine_core, "resources", None), "engine_manager", None)
+        self._orphans = OrphanWatch(process.pid for process in getattr(manager, "processes", ()))
         started = self._engine.vllm_config
         cache = started.cache_config
         self.max_model_len: int = started.model_config.max_model_len
@@ -111,6 +112,7 @@ class VLLMEngine:
                 top_p=request.top_p,
                 repetition_penalty=request.repetition_penalty,
                 frequency_penalty=request.frequency_penalty,
+                presence_penalty=request.presence_penalty,
                 seed=request.seed % 2**63 if request.temperature else None,  # vLLM takes 64 bits, and -1 for none
                 stop=list(request.stop),
                 stop_token_ids=self._ends,
@@ -172,6 +174,7 @@ class VLLMEngine:
         """Stop the engine's process and free its memory."""
         self._dead = self._dead or "this vLLM engine is closed; build another one"
         self._engine.engine_core.shutdown()
+        self._orphans.release()
 
     def _wait_for_output(self) -> None:
         """Wait until `LLMEngine.step` finds something, since it never returns if the engine's process was killed."""

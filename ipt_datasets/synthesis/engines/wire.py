@@ -43,7 +43,7 @@ class Form:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "frequency_penalty": request.frequency_penalty,
-            "presence_penalty": 0.0,
+            "presence_penalty": request.presence_penalty,
         }
         if request.temperature:
             body["seed"] = request.seed % 2**63  # vLLM takes 64 bits, and -1 for none

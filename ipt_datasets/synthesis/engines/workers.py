@@ -12,11 +12,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from ipt_datasets.errors import EngineError, IPTError, one_line
+from ipt_datasets.errors import EngineError
 from ipt_datasets.recipe import Recipe
 from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.worker_process import WorkerProcess, describe_end, environments
-from ipt_datasets.synthesis.tokens import HFTokenizer, PromptTokenizer
+from ipt_datasets.synthesis.tokens import PromptTokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -267,9 +267,4 @@ def _load_tokenizer(engine: str, model: str | Path, revision: str | None) -> Pro
         from ipt_datasets.synthesis.engines.scripted import ScriptedTokenizer
 
         return ScriptedTokenizer()
-    try:
-        return HFTokenizer.from_pretrained(model, revision)
-    except IPTError:
-        raise
-    except Exception as error:  # transformers raises whatever its parts raise
-        raise EngineError(f"the tokenizer of {str(model)!r} cannot be loaded: {one_line(error)}") from error
+    return load_tokenizer(model, revision)
