@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=30, help="of each set (%(default)s)")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names of the table's rows, or model folders")
+    parser.add_argument("--sets", nargs="+", default=[*GOLD, *ABSTRACTS, TEXTBOOK], help="names of sets (all)")
     parser.add_argument("--json", type=Path, default=Path("scores.json"))
     args = parser.parse_args()
     if args.data is None:
@@ -116,8 +117,8 @@ def main() -> None:
     for model in args.models:
         sheets = []
         with Synthesizer(engine=args.engine, **MODELS.get(model, {"model": model})) as synthesizer:
-            for name, rows in sets.items():
-                sheets.append(evaluate(synthesizer, rows, name=name, shots=(1, 2), samples=3))
+            for name in args.sets:
+                sheets.append(evaluate(synthesizer, sets[name], name=name, shots=(1, 2), samples=3))
                 print(line(model, sheets[-1]), flush=True)
         everything[model] = [sheet.to_dict() for sheet in sheets]
         args.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
