@@ -130,6 +130,7 @@ def test_every_markup_ends_in_the_same_pairs(markup):
         ({"markup": "xml"}, "markup='xml': expected one of"),
         ({"temperature": -1}, "temperature=-1: expected a number from 0"),
         ({"top_p": 0}, "top_p=0"),
+        ({"presence_penalty": 3}, "presence_penalty=3: expected a number from -2 to 2"),
         ({"long_texts": "cut"}, "long_texts='cut'"),
         ({"max_windows": 0}, "max_windows=0"),
         ({"seed": "x"}, "seed='x'"),
@@ -142,6 +143,27 @@ def test_a_bad_setting_is_one_clear_line(settings, said):
         Synthesizer(**{"engine": "scripted", **settings})
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_penalties_are_those_of_the_embedded_model_unless_given():
+    def penalties(**settings):
+        recipe = Synthesizer(engine="transformers", **settings)._recipe
+        return recipe.frequency_penalty, recipe.presence_penalty
+
+    assert penalties(model="smol") == (0.2, 1.0)
+    assert penalties(model="smol-base") == (0.1, 0.0)
+    assert penalties(model="some/model") == (0.0, 0.0)
+    assert penalties(model="smol", presence_penalty=0.0) == (0.2, 0.0)
+    assert penalties(model="smol", frequency_penalty=0.0) == (0.0, 1.0)
+
+
+def test_penalties_reach_every_request():
+    asked = []
+    engine = ScriptedEngine()
+    submit = engine.submit
+    engine.submit = lambda number, request: (asked.append(request), submit(number, request))
+    Synthesizer(engine=engine, shots=2, frequency_penalty=0.3, presence_penalty=0.4)({"text": [TEXT, TEXT]})
+    assert [(one.frequency_penalty, one.presence_penalty) for one in asked] == [(0.3, 0.4)] * 2
 
 
 def test_a_prompt_budget_without_room_for_text():
