@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 SCRIPT = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
 from ipt_datasets.synthesis.engines.orphans import OrphanWatch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
 children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2)]
 watch = OrphanWatch(child.pid for child in children)
 if "release" in sys.argv:
@@ -38,7 +39,7 @@ def started(*arguments):
 def test_they_end_with_it(number):
     with started() as (parent, children):
         parent.send_signal(number)
-        parent.wait()
+        parent.wait(timeout=30)
         assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
