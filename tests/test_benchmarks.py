@@ -41,6 +41,9 @@ def test_the_host_path_is_that_of_augment(smol_tokenizer, tmp_path):
     for stage in path.stages().values():
         stage()
     path.floor()
+    tokenizer = path.watched_tokenizer()
+    seconds = path.augment_with(tokenizer)
+    assert 0 < tokenizer.seconds < seconds
     assert path.whole() > 0
     assert path.apart() > 0
     assert path.tokens > 12 * 100

@@ -69,10 +69,8 @@ def run(args: argparse.Namespace) -> None:
             )
             print("\n\n".join(filter(None, (render(sheet), render_samples(sheet.samples)))), end="\n\n", flush=True)
             sheets.append(sheet)
-            if args.json:
-                write_json(
-                    args.json, {"sheets": [one.to_dict() for one in sheets]}
-                )  # after every set: what was measured is not lost
+            if args.json:  # after every set: what was measured is not lost
+                write_json(args.json, {"sheets": [one.to_dict() for one in sheets]})
 
 
 class _Explain(argparse.Action):

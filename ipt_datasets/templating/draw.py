@@ -49,9 +49,7 @@ class Draw:
 
     def fraction(self, decision: str) -> float:
         """Draw a float in [0, 1)."""
-        state = self._state.copy()
-        state.update(_named("d", decision))
-        return int.from_bytes(state.digest()[:6], "big") / (1 << 48)
+        return int.from_bytes(self._bits(decision)[:6], "big") / (1 << 48)
 
     def weighted(self, decision: str, cumulative: Sequence[float]) -> int:
         """Draw an index; entry i of `cumulative` is the sum of the weights 0..i, the last one above 0."""

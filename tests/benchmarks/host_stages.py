@@ -207,14 +207,19 @@ class HostPath:
 
     def whole(self) -> float:
         """Augment; give the processor time of it all."""
-        return self._augment(self.tokenizer)
+        return self.augment_with(self.tokenizer)
 
     def apart(self) -> float:
         """Augment; give the processor time of all but the tokenizer and the clock that watches it."""
-        tokenizer = Watched(self.tokenizer, ("encode", "encode_continuation", "decode"), time.process_time)
-        return self._augment(tokenizer) - tokenizer.seconds - tokenizer.calls * clock_seconds()
+        tokenizer = self.watched_tokenizer()
+        return self.augment_with(tokenizer) - tokenizer.seconds - tokenizer.calls * clock_seconds()
 
-    def _augment(self, tokenizer: Any) -> float:
+    def watched_tokenizer(self) -> Watched:
+        """Give the tokenizer with a clock on all that it does."""
+        return Watched(self.tokenizer, ("encode", "encode_continuation", "decode"), time.process_time)
+
+    def augment_with(self, tokenizer: Any) -> float:
+        """Augment with the tokenizer; give the processor time of it all."""
         synthesizer = Synthesizer(engine=CannedEngine(tokenizer, self.completions), model="smol")
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             began = time.process_time()

@@ -29,10 +29,13 @@ class OrphanWatch:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._watch: subprocess.Popen[bytes] | None = None
-        if not hasattr(os, "pidfd_open"):
-            return
-        handles = [os.pidfd_open(pid) for pid in pids]  # a number may become another process's, a handle never
+        handles: list[int] = []
         try:
+            if hasattr(os, "pidfd_open"):
+                with suppress(OSError):  # a kernel that refuses: an engine without a watch is better than none
+                    handles.extend(map(os.pidfd_open, pids))  # a number may become another process's, a handle never
+            if not handles:
+                return
             self._watch = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _WAIT_AND_KILL, *map(str, handles)],
                 pass_fds=handles,
@@ -47,8 +50,7 @@ class OrphanWatch:
 
     def release(self) -> None:
         """Let the processes be; to be called when they have ended."""
-        if self._watch is not None and self._watch.stdin is not None:
+        if self._watch is not None:
             self._watch.kill()
-            self._watch.wait()
-            with suppress(OSError):
-                self._watch.stdin.close()
+            self._watch.communicate()
+            self._watch = None
