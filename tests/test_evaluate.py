@@ -279,6 +279,37 @@ def test_one_engine_serves_every_pass_and_stays_the_caller_s():
     assert synthesizer.recipe.shots == 5
 
 
+def test_examples_stand_before_every_text_and_are_not_scored():
+    asked = []
+
+    class Noting(ScriptedEngine):
+        def submit(self, request_id, request):
+            asked.append(self.tokenizer.decode(request.prompt))
+            super().submit(request_id, request)
+
+    example = (LONG, [Pair("Which animal digs?", "A fox")])
+    synthesizer = Synthesizer(engine=Noting(), primer=[("Another text.", [("Never?", "seen")])], shots=4)
+    rows = [example, (HERONS, [ABOUT_HERONS]), (FOXES, [ABOUT_FOXES]), (LONG, [])]
+    sheet = evaluate(synthesizer, rows, accuracy=False, shots=(1,), examples=1, limit=2)
+    assert (sheet.texts, sheet.texts_with_gold) == (2, 2)
+    zero_shot, few_shot = sheet.passes
+    assert [(one["shots"], one["examples"]) for one in sheet.passes] == [(1, 0), (1, 1)]
+    assert zero_shot["quality"]["all_shots"] == few_shot["quality"]["all_shots"] == 100.0
+    assert len(asked) == 4
+    for prompt in asked[:2]:
+        assert "Never?" in prompt
+        assert "Which animal digs?" not in prompt
+    for prompt in asked[2:]:
+        assert "Never?" not in prompt
+        assert "Which animal digs? <ANS> A fox </END>" in prompt
+    assert "1 examples" in render(sheet)
+    assert [generated["examples"] for generated in sheet.samples[0]["generated"]] == [0, 1]
+    with pytest.raises(InputError, match="1 rows with a text and gold pairs among its first 2"):
+        evaluate(synthesizer, [example, (HERONS, []), (FOXES, [ABOUT_FOXES])], examples=2)
+    with pytest.raises(RecipeError, match="examples=-1"):
+        evaluate(synthesizer, rows, examples=-1)
+
+
 def test_pairs_over_the_limit_are_no_fault_of_a_completion():
     sheet = evaluate(Synthesizer(engine="scripted", max_pairs=1), [(LONG, write_pairs(LONG))], shots=[1])
     [passed] = sheet.passes

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipt_datasets.errors import EngineError
-from ipt_datasets.synthesis.engines import Completion
+from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.scripted import EOS, ScriptedEngine
-from ipt_datasets.synthesis.schedule import Schedule
+from ipt_datasets.synthesis.schedule import Job, Schedule
 from ipt_datasets.synthesis.synthesizer import Synthesizer
 
 
@@ -100,6 +100,41 @@ def test_as_many_chains_as_the_kv_cache_holds():
     tiny = OneAtATime(max_requests=40, kv_tokens=10)  # smaller than a chain: one at a time, never none
     assert list(Synthesizer(engine=tiny, shots=2, max_new_tokens=300).synthesize(texts)) == rows
     assert tiny.most_under_way == 1
+
+
+@pytest.mark.parametrize(("shots", "more"), [(1, 0.95), (3, 1.2), (5, 1.3)])
+def test_chains_get_room_as_they_grow_and_the_cache_stays_full(shots, more):
+    """Reserving each chain its whole room from the start would leave half of the cache empty."""
+    text, answer, room = 200, 60, 16_000
+    held: dict[int, int] = {}
+    under_way, used = [], []
+
+    class Cache(OneAtATime):
+        def submit(self, request_id, request):
+            held[request_id] = len(request.prompt) + answer
+            self._pending[request_id] = request
+
+        def step(self):
+            under_way.append(len(self._pending))
+            used.append(sum(held[request_id] for request_id in self._pending))
+            # All answers take about equally long: the one that was asked first comes first, or one of the next few.
+            request_id = self._random.choice(list(self._pending)[:3])
+            del self._pending[request_id]
+            return [(request_id, Completion([EOS] * answer, "stop"))]
+
+    def chain():
+        for number in range(1, shots + 1):
+            yield Request([1] * (text + (number - 1) * (text + answer)), 100)
+
+    engine = Cache(max_requests=1000, kv_tokens=room)
+    jobs = (Job(chain(), shots * text, shots) for _ in range(300))
+    finished = dict(Schedule(engine, shared_tokens=0, first_guess=answer).run(jobs))
+    assert sorted(finished) == list(range(300))
+    whole_chains = room / (shots * (text + answer))
+    steady = under_way[len(under_way) // 3 : -len(under_way) // 3]
+    assert sum(steady) / len(steady) >= more * whole_chains
+    assert max(used) <= 1.25 * room
+    assert sum(max(0, tokens - room) for tokens in used) <= 0.02 * sum(used)
 
 
 def test_texts_are_read_as_they_are_needed():

@@ -178,7 +178,7 @@ def tables(draw):
     keys = draw(st.lists(st.integers(0, 2**64 - 1), min_size=number, max_size=number))
     return ShotTable(
         np.array(keys, np.uint64), np.array(sets, np.int32), np.array(lengths, np.int32),
-        np.array(lengths, np.int32) // 2, ("a", "b", "c", "d"),
+        np.array(lengths, np.int32) // 2, ("a", "b", "c", "d"), np.array([False, True, False, False]),
     )  # fmt: skip
 
 
@@ -191,6 +191,30 @@ def test_dealing_takes_every_shot_once_and_no_sequence_too_long(table, most, see
         assert 1 <= len(sequence) <= most
         assert table.lengths[sequence].sum() <= 100
         assert len(set(table.sets[sequence])) == 1
+
+
+def test_of_a_set_that_is_shown_first_only_later_shots_are_learned(smol_tokenizer):
+    given = rows(12, "lone") + rows(12, "example")
+    prompter = Prompter(smol_tokenizer, PAPER)
+    shots = read_shots(given, prompter, 400, "test", shown_first=["example"])
+    plan = make_plan(shots.table, settings_of(shots=3, shown_first=("example",)))
+    sequences = [sequence for step in range(plan.steps) for sequence in plan.sequences(step)]
+    learned = 0
+    for sequence in sequences:
+        ids, labels = encode_sequence(shots, sequence)
+        first = len(shots.encode(sequence[0]).ids)
+        is_example = shots.table.set_names[shots.table.sets[sequence[0]]] == "example"
+        assert (set(labels[:first]) == {MASKED}) is is_example
+        assert [label for label in labels[first:] if label != MASKED] == [
+            id_ for shot in map(shots.encode, sequence[1:]) for id_ in shot.ids[shot.learned_from :]
+        ]
+        assert len(ids) == len(labels)
+        learned += sum(label != MASKED for label in labels)
+    assert learned == plan.learned[-1]
+    alone = [sequence for sequence in sequences if len(sequence) == 1]
+    names = [shots.table.set_names[shots.table.sets[sequence[0]]] for sequence in alone]
+    assert names.count("lone") >= 2
+    assert names.count("example") <= 1  # at most the one that is left over at the end
 
 
 @given(st.lists(st.integers(1, 500), max_size=30), st.integers(1, 8))
@@ -208,7 +232,8 @@ def test_a_step_is_split_without_loss(lengths, parts):
 @pytest.mark.parametrize(
     "given",
     [{"shots": 0}, {"epochs": None}, {"max_steps": 3}, {"schedule": "x"}, {"decay_share": 2.0}, {"learning_rate": 0},
-     {"lora_rank": -1}, {"lora_alpha": 0}, {"decay_share": 0.9, "warmup_share": 0.2}],
+     {"lora_rank": -1}, {"lora_alpha": 0}, {"decay_share": 0.9, "warmup_share": 0.2},
+     {"shots": 1, "shown_first": ("a",)}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(given):
     with pytest.raises(RecipeError):

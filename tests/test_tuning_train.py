@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeErro
 from ipt_datasets.models.adapter import merge_adapter
 from ipt_datasets.models.embedded import prepare_smol
 from ipt_datasets.schema import TASK_FEATURES, Pair
-from ipt_datasets.tuning import train
+from ipt_datasets.tuning import loading, train
 from ipt_datasets.tuning.folder import TuningFolder, is_whole
 from ipt_datasets.tuning.plan import MASKED
 from ipt_datasets.tuning.prepare import prepare
@@ -79,6 +80,12 @@ def undisturbed(tiny, tmp_path_factory):
 
 def weights(folder, name="adapter_model.safetensors"):
     return (Path(folder) / name).read_bytes()
+
+
+def weights_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "adapter_model.safetensors")
 
 
 def test_the_loss_falls_and_the_folder_is_whole(undisturbed):
@@ -242,11 +249,18 @@ def test_a_training_with_another_schedule_is_not_prolonged(tiny, tmp_path):
         tune(prepared(tiny, **given | {"max_steps": 5}), tmp_path / "out", RUNNING, resume=True)
 
 
-@pytest.mark.parametrize(("lora_rank", "on_cpu", "autocast"), [(4, True, True), (4, False, False), (0, True, False)])
-def test_an_adapter_gets_autocast_on_a_cpu_alone(tiny, tmp_path, monkeypatch, lora_rank, on_cpu, autocast):
+@pytest.mark.parametrize(
+    ("lora_rank", "on_cpu", "has_bf16", "autocast"),
+    [(4, True, True, True), (4, True, False, False), (4, False, True, False), (0, True, True, False)],
+)
+def test_an_adapter_is_tuned_in_16_bits_where_the_machine_computes_in_them(
+    tiny, tmp_path, monkeypatch, lora_rank, on_cpu, has_bf16, autocast
+):
+    import torch
     from accelerate.state import AcceleratorState
 
-    monkeypatch.setattr(train, "_on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(loading, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": has_bf16})
     whole = {"lora_rank": 0, "learning_rate": 0.002}
     given = prepared(tiny, **({} if lora_rank else whole))
     try:
@@ -255,10 +269,45 @@ def test_an_adapter_gets_autocast_on_a_cpu_alone(tiny, tmp_path, monkeypatch, lo
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)  # what trains next is told anew
     assert (args.use_cpu, args.bf16) == (on_cpu, autocast)
-    model = train._load(given, None, gradient_checkpointing=False)
+    model = loading.load_model(given, None, False, False)
     casts = {one.cast_input_dtype_enabled for one in model.modules() if hasattr(one, "cast_input_dtype_enabled")}
     assert casts == ({not on_cpu} if lora_rank else set())
-    assert (model.config._attn_implementation == "eager") is on_cpu
+    assert (model.config._attn_implementation == "eager") is (on_cpu and has_bf16)
+    assert model.get_input_embeddings().weight.dtype == (
+        torch.bfloat16 if lora_rank and not (on_cpu and not has_bf16) else torch.float32
+    )
+
+
+def test_a_training_goes_on_from_an_adapter(tiny, undisturbed, tmp_path):
+    before = [entry["loss"] for entry in undisturbed.log if "loss" in entry]
+
+    def further(adapter, output, **settings):
+        given = prepare(str(tiny), task_rows(), TuneSettings(**SETTINGS, max_steps=2, **settings), adapter=adapter)
+        return tune(given, output, RUNNING, resume=True)
+
+    tuned = further(undisturbed.path, tmp_path / "out")
+    # The first rows of both trainings are the same, so the first loss tells whose weights they were read with.
+    assert tuned.log[0]["loss"] < before[0] - 0.05
+    assert weights(tuned.path) != weights(undisturbed.path)
+    recipe = json.loads((tuned.path / "recipe.json").read_text())
+    assert recipe["model"]["adapter"].startswith("sha256:")
+    card = (tuned.path / "README.md").read_text()
+    assert f"--adapter {undisturbed.path}" in card
+    assert recipe["model"]["adapter"] in card
+    with pytest.raises(OutputError, match=r"model.adapter"):
+        further(tuned.path, tmp_path / "out")
+    with pytest.raises(RecipeError, match="'lora_rank': 4"):
+        prepare(str(tiny), task_rows(), TuneSettings(epochs=1), adapter=undisturbed.path)
+    with pytest.raises(EngineError, match="expected smol, or a folder"):
+        prepare(str(tiny), task_rows(), TuneSettings(epochs=1), adapter=tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_fused_layers_learn_the_same(tiny, undisturbed, tmp_path):
+    fused = tune(prepared(tiny, max_steps=3), tmp_path / "out", replace(RUNNING, compile=True))
+    plain = tune(prepared(tiny, max_steps=3), tmp_path / "plain", RUNNING)
+    assert [entry["loss"] for entry in fused.log] == pytest.approx([entry["loss"] for entry in plain.log], rel=1e-2)
+    assert set(weights_of(fused.path)) == set(weights_of(plain.path))  # the names say nothing of it
 
 
 def test_all_weights_are_tuned_without_an_adapter(tiny, tmp_path):

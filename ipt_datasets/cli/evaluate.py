@@ -22,6 +22,13 @@ def add_parser(commands: Any) -> None:
     )
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N rows of each set")
     evaluate.add_argument("--shots", type=_shots, default=(1, 2), metavar="M,...", help="a pass each (1,2)")
+    evaluate.add_argument(
+        "--examples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="one more pass behind the first N rows with their gold pairs, the paper's few-shot (%(default)s)",
+    )
     evaluate.add_argument("--accuracy", action="store_true", help="only answer the gold instructions")
     evaluate.add_argument("--quality", action="store_true", help="only write pairs of its own")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
                 accuracy=both or args.accuracy,
                 quality=both or args.quality,
                 shots=args.shots,
+                examples=args.examples,
                 limit=args.limit,
                 samples=args.samples,
             )

@@ -54,6 +54,7 @@ def _add_weight_options(tune: argparse.ArgumentParser) -> None:
     group = tune.add_argument_group("weights")
     group.add_argument("--lora-rank", type=int, default=24, help="0 tunes all weights (%(default)s)")
     group.add_argument("--lora-alpha", type=int, default=48, help="(%(default)s)")
+    group.add_argument("--adapter", metavar="FOLDER", help="go on from these weights: an adapter's folder, or smol")
     group.add_argument("--learning-rate", type=float, help=f"the highest ({LORA_RATE:g}, with rank 0 {FULL_RATE:g})")
     group.add_argument("--schedule", choices=SCHEDULES, default=SCHEDULES[0], help="(%(default)s)")
     group.add_argument("--warmup-share", type=float, default=0.03, help="of the steps (%(default)s)")
@@ -67,6 +68,7 @@ def _add_running_options(tune: argparse.ArgumentParser) -> None:
     group.add_argument("--evaluate-every", type=int, metavar="N", help="steps, with --validation (--save-every)")
     group.add_argument("--threads", type=int, metavar="N", help="of torch on a CPU")
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    group.add_argument("--compile", action="store_true", help="fused layers: faster, after half a minute")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -75,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from ipt_datasets.tuning.settings import TuneSettings
     from ipt_datasets.tuning.train import Running, tune
 
+    rows, validation, sets = _read_sets(args.on, args.data) if args.data else (_read_rows(args.on), None, {})
     settings = TuneSettings(
         shots=args.shots,
         max_length=args.max_length,
@@ -89,19 +92,25 @@ def run(args: argparse.Namespace) -> None:
         lora_rank=args.lora_rank,
         lora_alpha=args.lora_alpha,
         seed=args.seed,
+        shown_first=tuple(name for name, task_set in sets.items() if task_set.shown_first),
     )
     running = Running(
-        args.forward_tokens, args.save_every, args.evaluate_every, args.threads, args.gradient_checkpointing
+        args.forward_tokens,
+        args.save_every,
+        args.evaluate_every,
+        args.threads,
+        args.gradient_checkpointing,
+        args.compile,
     )
-    rows, validation, origins = _read_sets(args.on, args.data) if args.data else (_read_rows(args.on), None, {})
     prepared = prepare(
         args.model,
         rows,
         settings,
         validation=_read_rows(args.validation) if args.validation else validation,
         source=f"{args.on} --data FOLDER" if args.data else args.on,
-        origins=origins,
+        origins={name: (task_set.origin, task_set.licence) for name, task_set in sets.items()},
         revision=args.model_revision,
+        adapter=args.adapter,
     )
     if args.dry_run:
         _show(prepared)
@@ -126,8 +135,8 @@ def _read_rows(on: str) -> Any:
     return open_source(on, streaming=False)
 
 
-def _read_sets(description: str, data: str) -> tuple[Any, Any, dict[str, tuple[str, str]]]:
-    """Read described task sets: rows, held-out ones, and where each set comes from; say what is left out."""
+def _read_sets(description: str, data: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Read described task sets: rows, held-out ones, and the descriptions; say what is left out."""
     from ipt_datasets.tasks.sets import read_description, read_task_rows, shipped_description
 
     path = shipped_description(description)
@@ -135,8 +144,8 @@ def _read_sets(description: str, data: str) -> tuple[Any, Any, dict[str, tuple[s
     for name, report in reports.items():
         print("\n".join(report.lines(name)))
     held_out = read_task_rows(path, data, part="held_out")[0].shuffle(seed=1)
-    origins = {name: (task_set.origin, task_set.licence) for name, task_set in read_description(path).items()}
-    return rows, held_out.select(range(min(HELD_OUT_ROWS, len(held_out)))), origins
+    sets = {name: task_set for name, task_set in read_description(path).items() if name in reports}
+    return rows, held_out.select(range(min(HELD_OUT_ROWS, len(held_out)))), sets
 
 
 def _show(prepared: Any) -> None:

@@ -1,9 +1,10 @@
 """`evaluate`: how well a synthesizer does on texts, with gold pairs and without."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 from ipt_datasets.errors import InputError, IPTError, RecipeError
@@ -28,7 +29,8 @@ class ScoreSheet:
         texts: rows that were read.
         texts_with_gold: those with gold pairs.
         accuracy: numbers of the answers to gold instructions; None if none were asked.
-        passes: one a number of shots: {"shots": ..., "quality": {...}, "yield": {...}, ...}.
+        passes: one a number of shots, then one with examples:
+            {"shots": ..., "examples": ..., "quality": {...}, "yield": {...}, ...}.
         samples: of the first texts: gold pairs, answers, and the generated pairs of each pass.
     """
 
@@ -56,6 +58,7 @@ def evaluate(
     accuracy: bool = True,
     quality: bool = True,
     shots: Sequence[int] = (1, 2),
+    examples: int = 0,
     limit: int | None = None,
     samples: int = 3,
 ) -> ScoreSheet:
@@ -69,7 +72,9 @@ def evaluate(
         accuracy: ask the gold instructions.
         quality: let it write pairs of its own, count them, and score them where there are gold pairs.
         shots: texts a chain, one pass each: 1 is zero-shot.
-        limit: only the first N rows; None: all.
+        examples: so many rows at the beginning of the set are not scored: with their gold pairs they stand before every
+            text in one more pass, the paper's few-shot setting. They take the place of the synthesizer's primer.
+        limit: only the first N rows behind the examples; None: all.
         samples: how many texts the sheet shows.
 
     Raises:
@@ -77,8 +82,10 @@ def evaluate(
         RecipeError: nothing is to be measured, or a number is out of range.
         EngineError: the model cannot be loaded, or the engine died.
     """
-    _check(accuracy, quality, shots, limit, samples)
+    _check(accuracy, quality, shots, examples, limit, samples)
     texts = _rows(rows, synthesizer, limit)
+    gold_examples = _examples(texts, examples, name)
+    texts = replace(texts, skip=texts.skip + examples)
     shown: list[dict[str, Any]] = []
     n_texts = with_gold = 0
     for text, gold in texts:
@@ -97,11 +104,14 @@ def evaluate(
     passes: list[dict[str, Any]] = []
     counts: dict[int, GenerationCount] = {}
     for number in sorted(set(shots)) if quality else ():
-        counts[number] = _pass(synthesizer, texts, number, shown)
+        counts[number] = _pass(with_shots(synthesizer, number), texts, 0, shown)
         numbers = counts[number].numbers()
         if number > 1 and 1 in counts:
             numbers["quality"]["zero_shot_same_texts"] = _same_texts(counts[1], counts[number])
-        passes.append({"shots": number, **numbers})
+        passes.append({"shots": number, "examples": 0, **numbers})
+    if quality and examples:
+        behind_gold = _pass(with_shots(synthesizer, 1, gold_examples), texts, examples, shown)
+        passes.append({"shots": 1, "examples": examples, **behind_gold.numbers()})
     recipe = synthesizer.recipe.to_dict()
     del recipe["shots"]
     return ScoreSheet(
@@ -118,32 +128,56 @@ def evaluate(
     )
 
 
-def with_shots(synthesizer: Synthesizer, shots: int) -> Synthesizer:
-    """Give a synthesizer with the same recipe but for `shots`, around the same loaded engine."""
+def with_shots(
+    synthesizer: Synthesizer, shots: int, primer: Sequence[tuple[str, Sequence[Pair]]] | None = None
+) -> Synthesizer:
+    """Give a synthesizer with the same recipe but for `shots`, and a primer that is given, around the same engine.
+
+    Raises:
+        RecipeError: the primer leaves no room for texts.
+    """
     engine, _ = synthesizer.open()
     recipe = synthesizer.recipe
     settings = {item.name: getattr(recipe, item.name) for item in fields(recipe) if item.name != "version"}
-    return Synthesizer(**{**settings, "engine": engine, "shots": shots})
+    given = {} if primer is None else {"primer": primer}
+    return Synthesizer(**{**settings, "engine": engine, "shots": shots, **given})
 
 
-def _check(accuracy: bool, quality: bool, shots: Sequence[int], limit: int | None, samples: int) -> None:
+def _examples(rows: Rows, number: int, name: str) -> list[tuple[str, Sequence[Pair]]]:
+    """Take the examples from the beginning of a set.
+
+    Raises:
+        InputError: one of them has no text or no gold pairs, or there are fewer.
+    """
+    found: list[tuple[str, Sequence[Pair]]] = [
+        (text or "", gold) for text, gold in islice(replace(rows, limit=None), number)
+    ]
+    usable = sum(bool(text.strip() and gold) for text, gold in found)
+    if usable < number:
+        raise InputError(
+            f"{name or 'the set'} has {usable} rows with a text and gold pairs among its first {number}; "
+            f"examples={number} expects all of these to have both: lower it, or put such rows first"
+        )
+    return found
+
+
+def _check(accuracy: bool, quality: bool, shots: Sequence[int], examples: int, limit: int | None, samples: int) -> None:
     if not accuracy and not quality:
         raise RecipeError("accuracy=False and quality=False: nothing is left to measure; ask for one of them")
     if quality and (not shots or min(shots) < 1):
         raise RecipeError(f"shots={list(shots)!r}: expected whole numbers of at least 1, one a pass")
     if limit is not None and limit < 1:
         raise RecipeError(f"limit={limit!r}: expected a whole number of at least 1, or None for all rows")
-    if samples < 0:
-        raise RecipeError(f"samples={samples!r}: expected a whole number of at least 0")
+    for name, value in (("samples", samples), ("examples", examples)):
+        if value < 0:
+            raise RecipeError(f"{name}={value!r}: expected a whole number of at least 0")
     if quality and find_spec("scipy") is None:
         raise IPTError('pair quality needs scipy: run `pip install "ipt-datasets[evaluate]"`')
 
 
 def _rows(rows: Iterable[Any], synthesizer: Synthesizer, limit: int | None) -> Rows:
     if isinstance(rows, Rows):
-        return Rows(
-            rows.source, rows.text_column, limit if rows.limit is None else min(limit or rows.limit, rows.limit)
-        )
+        return replace(rows, limit=limit if rows.limit is None else min(limit or rows.limit, rows.limit))
     held = list(rows) if iter(rows) is rows else rows
     return Rows(held, synthesizer.recipe.text_column, limit)
 
@@ -169,14 +203,15 @@ def _accuracy(synthesizer: Synthesizer, rows: Rows, shown: list[dict[str, Any]])
     return count.numbers(asking.left_out)
 
 
-def _pass(synthesizer: Synthesizer, rows: Rows, shots: int, shown: list[dict[str, Any]]) -> GenerationCount:
+def _pass(synthesizer: Synthesizer, rows: Rows, examples: int, shown: list[dict[str, Any]]) -> GenerationCount:
     count = GenerationCount()
-    for number, (text, gold, row) in enumerate(synthesized(with_shots(synthesizer, shots), rows)):
+    for number, (text, gold, row) in enumerate(synthesized(synthesizer, rows)):
         quality = count.add(text, gold, row)
         if number < len(shown):
             shown[number]["generated"].append(
                 {
-                    "shots": shots,
+                    "shots": synthesizer.recipe.shots,
+                    "examples": examples,
                     "status": row.status,
                     "quality": None if quality is None else round(quality, 2),
                     "pairs": list(map(_plain, pairs_of(row))),

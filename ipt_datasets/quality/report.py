@@ -37,7 +37,8 @@ MEASURES: Mapping[str, Mapping[str, str]] = {
         "all_shots": (
             "Pair quality. The pairs generated for a text against its gold pairs, matched one to one so that the total "
             "token F1 is highest (instruction, options and response as one bag); the sum over the number of pairs on "
-            "the longer side, mean over texts, 0 to 100. With shots 1 this is zero-shot. Measures likeness to the gold "
+            "the longer side, mean over texts, 0 to 100. With shots 1 this is zero-shot, and behind examples, rows of "
+            "the set with their gold pairs, the paper's few-shot. Measures likeness to the gold "
             "pairs, not truth: another good question scores low, a wrong answer to the gold question high, and writing "
             "another number of pairs than the gold has costs as much as bad ones. Compare models on the same set only."
         ),
@@ -148,7 +149,7 @@ def render_samples(samples: Sequence[Mapping[str, Any]], width: int = 110) -> st
             lines.append(f"    answer   {_one_line(answer['response'], width)}  (F1 {answer['f1']:.0f})")
         for generated in sample["generated"]:
             quality = "" if generated["quality"] is None else f", quality {generated['quality']:.1f}"
-            lines.append(f"  generated, shots {generated['shots']}: {generated['status']}{quality}")
+            lines.append(f"  generated, {_name(generated)}: {generated['status']}{quality}")
             for pair in generated["pairs"]:
                 lines.append(f"    {_one_line(pair['instruction'], width)} -> {_one_line(pair['response'], width)}")
     return "\n".join(lines)
@@ -167,7 +168,7 @@ def _accuracy_lines(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def _pass_lines(passes: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [_line("generated pairs", [f"shots {numbers['shots']}" for numbers in passes])]
+    lines = [_line("generated pairs", [_name(numbers) for numbers in passes])]
     for group in [name for name in MEASURES if name != "accuracy"]:
         lines.append(group)
         names = [name for name in MEASURES[group] if any(name in numbers[group] for numbers in passes)]
@@ -176,6 +177,11 @@ def _pass_lines(passes: Sequence[Mapping[str, Any]]) -> list[str]:
     lines += _counted("rejected pieces", [numbers["yield"]["rejected"] for numbers in passes])
     lines += _counted("texts by status", [numbers["statuses"] for numbers in passes])
     return [*lines, _line("engine_errors", [numbers["engine_errors"] for numbers in passes])]
+
+
+def _name(numbers: Mapping[str, Any]) -> str:
+    """Name a pass."""
+    return f"{numbers['examples']} examples" if numbers["examples"] else f"shots {numbers['shots']}"
 
 
 def _counted(heading: str, columns: Sequence[Mapping[str, int]]) -> list[str]:

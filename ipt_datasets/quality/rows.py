@@ -21,14 +21,17 @@ class Rows:
         source: rows, each a mapping or a (text, pairs) tuple; the pairs are whatever `Pair.read` reads.
         text_column: where a mapping holds the text; its gold pairs are in `pairs`, which may be missing or null.
         limit: only the first so many; None: all.
+        skip: rows at the beginning that are left aside, not counted in `limit`.
     """
 
     source: Iterable[Any]
     text_column: str = "text"
     limit: int | None = None
+    skip: int = 0
 
     def __iter__(self) -> Iterator[TextWithPairs]:
-        for number, row in enumerate(islice(self.source, self.limit)):
+        end = None if self.limit is None else self.skip + self.limit
+        for number, row in enumerate(islice(self.source, self.skip, end), self.skip):
             try:
                 read = _read(row, self.text_column)
             except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -3,12 +3,14 @@
 Shot r+1 of a chain is submitted the moment shot r is parsed, before any new chain starts, so that the engine still
 holds the chain's prefix. Only as many chains are under way as its KV cache holds: with more, a chain's blocks would
 be evicted before its next shot and computed again (what rounds with a barrier do on any large corpus).
+
+A chain takes its whole room only in its last shot. So chains begin a few at a time, such that about equally many are at
+each shot, and the cache holds up to 2 M / (M + 1) times as many as if each were given its whole room from the start.
 """
 
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ipt_datasets.errors import EngineError
 from ipt_datasets.synthesis.engines import Completion, Engine, Request
@@ -38,6 +40,21 @@ class Job(Generic[Result]):
     keep: Callable[[Completion], None] | None = None
 
 
+class _Stage(NamedTuple):
+    """Where a chain stands: at which of how many shots."""
+
+    shots: int
+    at: int
+
+
+@dataclass(slots=True)
+class _Chains:
+    """The chains at one stage: how many, and the tokens of a text of each, summed up."""
+
+    number: int = 0
+    text_tokens: float = 0.0
+
+
 class Schedule:
     """Runs jobs over one engine.
 
@@ -53,8 +70,8 @@ class Schedule:
         self.max_chains = min(max_chains or engine.max_requests, engine.max_requests)
         self.room = None if engine.kv_tokens is None else engine.kv_tokens - shared_tokens
         self._seen_tokens, self._seen = first_guess, 1
-        # Of the chains under way: the tokens of their texts, and how many of them ask for so many completions.
-        self._text_tokens, self._chains_of = 0, Counter[int]()
+        self._chains: dict[_Stage, _Chains] = {}
+        self._stage_of: dict[int, _Stage] = {}
 
     def run(self, jobs: Iterator[Job[Result]]) -> Generator[tuple[int, Result]]:
         """Drive jobs as they come; each result with the number of its job, in the order they finish.
@@ -65,6 +82,7 @@ class Schedule:
             EngineError: the engine died; results that were given before stay valid.
         """
         under_way: dict[int, Job[Result]] = {}  # in the order of their numbers
+        self._chains, self._stage_of = {}, {}
         numbered = enumerate(jobs)
         waiting = next(numbered, None)
         try:
@@ -79,7 +97,7 @@ class Schedule:
                         yield number, finished.value
                     else:
                         under_way[number] = job
-                        self._count(job, 1)
+                        self._move(number, job, _Stage(job.shots, len(job.known)))
                         self.engine.submit(number, request)
                     waiting = next(numbered, None)
                 # Every chain goes on before a result is handed out: the engine works while the caller does.
@@ -87,8 +105,6 @@ class Schedule:
                     yield from self._advance(under_way)
         finally:
             self.engine.abort(list(under_way))
-            for job in under_way.values():
-                self._count(job, -1)
 
     def _advance(self, under_way: dict[int, Job[Result]]) -> list[tuple[int, Result]]:
         """Let the engine work, send its completions to their chains, submit what they ask next."""
@@ -108,9 +124,11 @@ class Schedule:
                 request = job.chain.send(completion)
             except StopIteration as finished:
                 del under_way[number]
-                self._count(job, -1)
+                self._move(number, job, None)
                 results.append((number, finished.value))
             else:
+                stage = self._stage_of[number]
+                self._move(number, job, _Stage(job.shots, stage.at + 1))
                 self.engine.submit(number, request)
         return results
 
@@ -120,15 +138,35 @@ class Schedule:
         number, job = waiting
         if len(under_way) >= self.max_chains or number - next(iter(under_way)) >= RUN_AHEAD * self.max_chains:
             return False
-        if self.room is None:
-            return True
-        needed = self._text_tokens + sum(n * self._expected(shots) for shots, n in self._chains_of.items())
-        return needed + job.tokens + self._expected(job.shots) <= self.room
+        return self.room is None or self._will_fit(job, self.room)
 
-    def _expected(self, shots: int) -> int:
-        """Estimate the tokens of a chain's completions; they mostly stay far below their limit."""
-        return shots * self._seen_tokens // self._seen
+    def _will_fit(self, job: Job[Result], room: int) -> bool:
+        """Tell whether the cache will hold a new chain beside those under way, now and at each of its shots."""
+        completion = self._seen_tokens / self._seen  # they mostly stay far below their limit
+        shot = job.tokens / max(job.shots, 1) + completion
+        began = 0.0  # the sizes that the chains at their first shot will have, summed up over their shots
+        needed = [shot * (ahead + 1) for ahead in range(job.shots)]
+        for stage, chains in self._chains.items():
+            shots = chains.text_tokens + chains.number * completion
+            if stage.at == 0:
+                began += shots * stage.shots * (stage.shots + 1) / 2
+            for ahead in range(min(job.shots, stage.shots - stage.at)):
+                needed[ahead] += shots * (stage.at + ahead + 1)
+        # With chains of this size at every stage the cache is full: not more of them begin at a time.
+        is_turn = not began or began + shot * job.shots * (job.shots + 1) / 2 <= room
+        return is_turn and max(needed, default=0.0) <= room
 
-    def _count(self, job: Job[Result], chains: int) -> None:
-        self._text_tokens += chains * job.tokens
-        self._chains_of[job.shots] += chains
+    def _move(self, number: int, job: Job[Result], to: _Stage | None) -> None:
+        """Note at which stage a chain is; None: at none any more."""
+        text_tokens = job.tokens / max(job.shots, 1)
+        if (before := self._stage_of.pop(number, None)) is not None:
+            chains = self._chains[before]
+            chains.number -= 1
+            chains.text_tokens -= text_tokens
+            if not chains.number:
+                del self._chains[before]
+        if to is not None:
+            self._stage_of[number] = to
+            chains = self._chains.setdefault(to, _Chains())
+            chains.number += 1
+            chains.text_tokens += text_tokens

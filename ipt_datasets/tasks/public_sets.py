@@ -133,6 +133,12 @@ def read_written(folder: Path, pubmedqa: str) -> Converted:
         yield TaskText(texts[row["id"]], pairs) if row["id"] in texts else LeftOut("no_text", f"abstract {row['id']}")
 
 
+def read_passages(_: Path) -> Converted:
+    """Read the texts that were written for this project together with their pairs: they ship in the package."""
+    for row in _json_lines(Path(__file__).with_name("passages.jsonl")):
+        yield TaskText(row["text"], tuple(Pair.read(pair) for pair in row["pairs"]))
+
+
 def read_torque(folder: Path) -> Converted:
     """Read TORQUE (Ning et al. 2020): which events of a news passage come before or after others."""
     for row in json.loads((folder / "data__dev.json").read_text("utf-8")).values():
@@ -153,6 +159,7 @@ PUBLIC_SETS: Mapping[str, Callable[..., Converted]] = {
     "fetaqa": read_fetaqa,
     "scitldr": read_scitldr,
     "written_abstracts": read_written,
+    "written_passages": read_passages,
     "torque": read_torque,
 }
 """The readers by the names that a task-set file uses."""

@@ -15,6 +15,7 @@ The description is TOML, one table a set:
     shuffled = 0.3                           # the share of texts whose pairs are not in the order of the text
     options = 0.15                           # the share of pairs that becomes multiple choice
     rationales = 0.1                         # the share that gets its sentence as a reason
+    shown_first = true                       # of each sequence the first text is shown, and only the others learned
     arguments = { text = "context" }         # of the converter
 """
 
@@ -57,6 +58,7 @@ class TaskSet:
     shuffled: float = 0.0
     options: float = 0.0
     rationales: float = 0.0
+    shown_first: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 

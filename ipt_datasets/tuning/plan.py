@@ -57,7 +57,7 @@ def make_plan(table: ShotTable, settings: TuneSettings) -> Plan:
         shots += sequence
         sequence_starts.append(len(shots))
         read += int(table.lengths[sequence].sum())
-        taught += int(table.learned[sequence].sum())
+        taught += int(table.learned[sequence[_read_only(table, sequence) :]].sum())
         if read - tokens[-1] >= settings.batch_tokens:
             step_starts.append(len(sequence_starts) - 1)
             tokens.append(read)
@@ -87,7 +87,8 @@ def deal(table: ShotTable, most: int, max_length: int, seed: int, epoch: int) ->
 
     Args:
         table: the shots, none longer than `max_length`.
-        most: each sequence draws how many shots it takes, from 1 to this; fewer where they do not fit.
+        most: each sequence draws how many shots it takes, from 1 to this, or from 2 where the first is only shown;
+            fewer where they do not fit.
         max_length: the most tokens of a sequence.
         seed: another one deals otherwise, as another epoch does.
         epoch: counted from 0.
@@ -101,10 +102,16 @@ def deal(table: ShotTable, most: int, max_length: int, seed: int, epoch: int) ->
         if table.sets[shot] != set_before or not wanted or length > room:
             key = int(table.keys[shot])
             dealt.append((_draw(seed, epoch, "place", key), []))
-            wanted, room = 1 + _draw(seed, epoch, "shots", key) % most, max_length
+            least = 1 + bool(table.shown_first[table.sets[shot]])
+            wanted, room = max(least, 1 + _draw(seed, epoch, "shots", key) % most), max_length
         dealt[-1][1].append(shot)
         set_before, wanted, room = table.sets[shot], wanted - 1, room - length
     return [sequence for _, sequence in sorted(dealt, key=lambda entry: entry[0])]
+
+
+def _read_only(table: ShotTable, sequence: Sequence[int]) -> int:
+    """Tell how many shots at the beginning of a sequence are read and not learned."""
+    return int(table.shown_first[table.sets[sequence[0]]])
 
 
 def _draw(seed: int, epoch: int, decision: str, key: int) -> int:
@@ -190,7 +197,9 @@ def encode_sequence(shots: TaskShots, sequence: Sequence[int]) -> tuple[list[int
     """Give the ids of shots one behind the other, and their labels: the ids of pairs and EOS, `MASKED` elsewhere."""
     ids: list[int] = []
     labels: list[int] = []
-    for shot in map(shots.encode, sequence):
+    read_only = _read_only(shots.table, sequence)
+    for number, shot in enumerate(map(shots.encode, sequence)):
         ids += shot.ids
-        labels += [MASKED] * shot.learned_from + shot.ids[shot.learned_from :]
+        learned_from = shot.learned_from if number >= read_only else len(shot.ids)
+        labels += [MASKED] * learned_from + shot.ids[learned_from:]
     return ids, labels

@@ -1,11 +1,14 @@
 """What is known of a training before its first step; loads no model."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ipt_datasets.errors import EngineError, one_line
+from ipt_datasets.errors import EngineError, RecipeError, one_line
+from ipt_datasets.models.adapter import CONFIG, WEIGHTS
+from ipt_datasets.models.embedded import ADAPTER
 from ipt_datasets.models.identity import locate
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.synthesis.prompts import Prompter
@@ -29,6 +32,7 @@ class Prepared:
         plan: what is read, in order.
         source: where the rows come from.
         origins: of each task set, where it comes from and under which licence, as far as it is known.
+        adapter: the folder of the LoRA adapter whose weights the training begins with; None: new ones.
     """
 
     model: str
@@ -40,6 +44,7 @@ class Prepared:
     plan: Plan
     source: str = ""
     origins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    adapter: Path | None = None
 
 
 def prepare(
@@ -51,6 +56,7 @@ def prepare(
     source: str = "the rows",
     origins: Mapping[str, tuple[str, str]] | None = None,
     revision: str | None = None,
+    adapter: str | Path | None = None,
 ) -> Prepared:
     """Encode the rows and fix the order in which they are read; loads the tokenizer alone.
 
@@ -62,20 +68,40 @@ def prepare(
         source: how messages and the card name the rows.
         origins: of each task set, where it comes from and under which licence, for the card.
         revision: branch, tag or commit of a Hub id.
+        adapter: "smol" (the shipped one) or the folder of a LoRA adapter, to go on from its weights.
 
     Raises:
-        EngineError: the model is not there, or its tokenizer cannot be loaded.
+        EngineError: the model or the adapter is not there, or the tokenizer cannot be loaded.
+        RecipeError: the adapter has another rank or alpha than the settings.
         InputError: the rows lack a column, or none of them can be learned.
     """
     location = locate(model, "transformers")
+    begin_with = _checked_adapter(adapter, settings) if adapter else None
     try:
         tokenizer = HFTokenizer.from_pretrained(location, revision)
     except (OSError, ValueError) as error:
         raise EngineError(f"the tokenizer of model {model!r} cannot be loaded: {one_line(error)}") from error
     prompter = Prompter(tokenizer, PAPER)
-    shots = read_shots(rows, prompter, settings.max_length, source)
+    shots = read_shots(rows, prompter, settings.max_length, source, settings.shown_first)
     held_out = None
     if validation is not None:
-        held_out = read_shots(validation, prompter, settings.max_length, "the held-out rows")
+        held_out = read_shots(validation, prompter, settings.max_length, "the held-out rows", settings.shown_first)
     plan = make_plan(shots.table, settings)
-    return Prepared(model, location, settings, prompter, shots, held_out, plan, source, origins or {})
+    return Prepared(model, location, settings, prompter, shots, held_out, plan, source, origins or {}, begin_with)
+
+
+def _checked_adapter(adapter: str | Path, settings: TuneSettings) -> Path:
+    """Give the folder of an adapter that a training with these settings can go on from."""
+    folder = ADAPTER if adapter == "smol" else Path(adapter)
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        (folder / WEIGHTS).stat()
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"adapter {str(adapter)!r} cannot be read ({one_line(error)}); expected smol, or a folder with {CONFIG} "
+            f"and {WEIGHTS}"
+        ) from error
+    its = {"lora_rank": config.get("r"), "lora_alpha": config.get("lora_alpha")}
+    if its != (asked := {name: getattr(settings, name) for name in its}):
+        raise RecipeError(f"adapter {str(adapter)!r} has {its}, and the settings {asked}; give those of the adapter")
+    return folder

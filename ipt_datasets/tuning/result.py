@@ -60,11 +60,12 @@ def write_result(
 
 def command(prepared: Prepared) -> str:
     """Give the command line that makes the same adapter, the output's name aside."""
-    flags = (
+    flags = [f"--adapter {prepared.adapter}"] if prepared.adapter else []
+    flags += [
         f"--{name.replace('_', '-')} {value}"
         for name, value in prepared.settings.to_dict().items()
-        if value is not None
-    )
+        if value is not None and name != "shown_first"  # that stands in the description of the sets
+    ]
     return f"ipt tune {prepared.model} OUTPUT --on {prepared.source} {' '.join(flags)}"
 
 
@@ -140,8 +141,13 @@ def render_card(prepared: Prepared, log: Sequence[Mapping[str, Any]], recipe: Ma
         "",
         "| setting | value |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in settings.to_dict().items() if value is not None),
+        *(
+            f"| {name} | {', '.join(value) if isinstance(value, list) else value} |"
+            for name, value in settings.to_dict().items()
+            if value not in (None, [])
+        ),
         f"| base revision | {recipe['model']['revision'] or 'newest'} |",
+        *([f"| went on from | an adapter, {recipe['model']['adapter']} |"] if prepared.adapter else []),
         f"| fingerprint of the rows | {recipe['rows']['fingerprint']} |",
         f"| made with | {recipe['package']} |",
         "",

@@ -31,6 +31,8 @@ class TuneSettings:
         lora_rank: of the adapter on all linear layers; 0 tunes all weights.
         lora_alpha: the adapter counts `lora_alpha / lora_rank` times.
         seed: decides the dealing of shots into sequences, their order, and the adapter's first weights.
+        shown_first: sets that teach how to go on from an example: of each of their sequences the first shot is read
+            and not learned. For sets whose style (one pair a text, yes or no) is not what a text alone should get.
     """
 
     shots: int = 3
@@ -46,6 +48,7 @@ class TuneSettings:
     lora_rank: int = 24
     lora_alpha: int = 48
     seed: int = 0
+    shown_first: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("shots", "max_length", "batch_tokens", *LENGTHS):
@@ -59,6 +62,11 @@ class TuneSettings:
             )
         if self.schedule not in SCHEDULES:
             raise RecipeError(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+        if self.shown_first and self.shots < 2:
+            raise RecipeError(
+                f"shots={self.shots}: nothing of {', '.join(self.shown_first)} would be learned, since the first row "
+                "of their sequences is only shown; expected at least 2"
+            )
         for name in ("decay_share", "warmup_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name}={getattr(self, name)!r}: expected a number from 0 to 1")
@@ -93,9 +101,10 @@ class TuneSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as JSON holds them."""
-        return asdict(self) | {"learning_rate": self.rate}
+        return asdict(self) | {"learning_rate": self.rate, "shown_first": list(self.shown_first)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TuneSettings":
         """Read what `to_dict` gave; unknown keys are left aside."""
-        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
+        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        return cls(**known | {"shown_first": tuple(known.get("shown_first", ()))})

@@ -48,6 +48,8 @@ class ShotTable:
         lengths: tokens of each shot, begin and end ids included.
         learned: how many of them are learned.
         set_names: sorted.
+        shown_first: of each set, whether the first shot of a sequence is only read: the set teaches how to go on from
+            an example, not what to write about a text that stands alone.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -55,6 +57,7 @@ class ShotTable:
     lengths: npt.NDArray[np.int32]
     learned: npt.NDArray[np.int32]
     set_names: tuple[str, ...]
+    shown_first: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,7 +89,13 @@ class TaskShots:
         return _encode(self.prompter, self.prompter.encode_text(text), pairs[: self._pairs[shot]])
 
 
-def read_shots(rows: Sequence[Mapping[str, Any]], prompter: Prompter, max_length: int, source: str) -> TaskShots:
+def read_shots(
+    rows: Sequence[Mapping[str, Any]],
+    prompter: Prompter,
+    max_length: int,
+    source: str,
+    shown_first: Sequence[str] = (),
+) -> TaskShots:
     """Encode every row once, to know the lengths of the shots.
 
     Args:
@@ -94,6 +103,7 @@ def read_shots(rows: Sequence[Mapping[str, Any]], prompter: Prompter, max_length
         prompter: of the model that is tuned; not for chat markup.
         max_length: the most tokens of a sequence; of longer shots the last pairs are left out.
         source: how messages name the rows.
+        shown_first: the sets of whose sequences the first shot is read and not learned.
 
     Raises:
         InputError: the rows lack a column or hold something else in it, or none of them can be learned.
@@ -134,6 +144,7 @@ def read_shots(rows: Sequence[Mapping[str, Any]], prompter: Prompter, max_length
         np.array([entry[3] for entry in kept], np.int32),
         np.array([entry[4] for entry in kept], np.int32),
         tuple(names),
+        np.array([name in shown_first for name in names], np.bool_),
     )
     row_numbers = np.array([entry[0] for entry in kept], np.int64)
     return TaskShots(rows, prompter, table, +left_out, row_numbers, np.array([entry[1] for entry in kept], np.int32))

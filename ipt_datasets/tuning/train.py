@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +13,11 @@ from typing import Any
 
 from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeError, one_line
 from ipt_datasets.models.embedded import BASE_ID
-from ipt_datasets.models.identity import resolve_revision
+from ipt_datasets.models.identity import hash_folder, resolve_revision
+from ipt_datasets.tuning import loading
 from ipt_datasets.tuning.callbacks import progress_callback, training_callback
 from ipt_datasets.tuning.folder import TuningFolder
-from ipt_datasets.tuning.loss import collate, compute_kept_logits_only, mean_loss
+from ipt_datasets.tuning.loss import collate, mean_loss
 from ipt_datasets.tuning.plan import ForwardPasses, Plan, make_plan
 from ipt_datasets.tuning.prepare import Prepared
 from ipt_datasets.tuning.result import write_result
@@ -34,6 +34,8 @@ class Running:
         evaluate_every: steps between evaluations on the held-out rows; None for `save_every`.
         threads: of torch on a CPU; None for its own choice.
         gradient_checkpointing: less memory, more time.
+        compile: let torch fuse what each layer does; half a minute before the first step and a C++ compiler on a CPU,
+            then steps take about five sixths of the time.
     """
 
     forward_tokens: int | None = None
@@ -41,6 +43,7 @@ class Running:
     evaluate_every: int | None = None
     threads: int | None = None
     gradient_checkpointing: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("forward_tokens", "save_every", "evaluate_every", "threads"):
@@ -93,7 +96,7 @@ def tune(
     from accelerate.utils import broadcast_object_list
 
     running = running or Running()
-    state = PartialState(cpu=_on_cpu())  # told so, it joins several processes on a CPU, too
+    state = PartialState(cpu=loading.on_cpu())  # told so, it joins several processes on a CPU, too
     recipe = make_recipe(prepared, revision)
     with contextlib.ExitStack() as stack, _plain_errors(output):
         folder = TuningFolder(output, is_main=state.is_main_process)
@@ -117,6 +120,7 @@ def make_recipe(prepared: Prepared, revision: str | None = None) -> dict[str, An
         "model": {
             "name": prepared.model,
             "revision": resolve_revision(prepared.model, revision or "", "transformers"),
+            **({"adapter": hash_folder(prepared.adapter)} if prepared.adapter else {}),
         },
         "rows": {"number": len(table), "fingerprint": table.fingerprint(), "held_out": held_out},
         "package": ", ".join(f"{name} {_version(name)}" for name in ("ipt-datasets", "torch", "transformers", "peft")),
@@ -134,7 +138,7 @@ def _train(
         torch.set_num_threads(running.threads)
     set_seed(prepared.settings.seed)
     args = _arguments(prepared, folder, running)
-    model = _load(prepared, revision, running.gradient_checkpointing)
+    model = loading.load_model(prepared, revision, running.gradient_checkpointing, running.compile)
     begin = prepared.prompter.tokenizer.eos_id
     parts = args.gradient_accumulation_steps * args.world_size
     held_out = None
@@ -144,6 +148,7 @@ def _train(
             max_length=prepared.settings.max_length,
             batch_tokens=prepared.settings.batch_tokens,
             epochs=1,
+            shown_first=prepared.settings.shown_first,
         )
         held_out = ForwardPasses(prepared.held_out, make_plan(prepared.held_out.table, once), parts)
     trainer = Trainer(
@@ -161,7 +166,7 @@ def _train(
         trainer.add_callback(progress_callback(prepared.plan))
     trainer.add_callback(training_callback(trainer, folder, prepared.plan, held_out, begin, every, before_decay))
     checkpoint = folder.last_checkpoint()
-    with _quiet():
+    with loading.quiet():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     log = _log(trainer.state.log_history, prepared.plan)
     if trainer.is_world_process_zero():
@@ -198,9 +203,9 @@ def _arguments(prepared: Prepared, folder: TuningFolder, running: Running) -> An
         report_to="none",
         remove_unused_columns=False,
         gradient_checkpointing=running.gradient_checkpointing,
-        use_cpu=_on_cpu(),
-        # An adapter on 16-bit weights needs no autocast; on a CPU it is faster with it.
-        bf16=_on_cpu() if settings.lora_rank else torch.cuda.is_available(),
+        use_cpu=loading.on_cpu(),
+        # An adapter on 16-bit weights needs no autocast; on a CPU that computes in 16 bits it is faster with it.
+        bf16=loading.cpu_computes_in_16_bits() if settings.lora_rank else torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
@@ -210,55 +215,6 @@ def _arguments(prepared: Prepared, folder: TuningFolder, running: Running) -> An
     passes = math.ceil(settings.batch_tokens / (running.forward_tokens or settings.max_length))
     args.gradient_accumulation_steps = max(1, round(passes / args.world_size))
     return args
-
-
-def _load(prepared: Prepared, revision: str | None, gradient_checkpointing: bool) -> Any:
-    """Load the model, with an adapter in 32 bits on weights in 16, or all weights in 32."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    settings = prepared.settings
-    dtype = torch.bfloat16 if settings.lora_rank else torch.float32
-    try:
-        with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                prepared.location, revision=revision, dtype=dtype, attn_implementation=_attention()
-            )
-    except (OSError, ValueError) as error:
-        raise EngineError(f"model {prepared.model!r} cannot be loaded: {one_line(error)}") from error
-    model.config.use_cache = False
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest and settings.max_length > longest:
-        raise RecipeError(
-            f"max_length={settings.max_length}: model {prepared.model!r} reads {longest} tokens at most; lower it"
-        )
-    if gradient_checkpointing:
-        model.enable_input_require_grads()
-    if settings.lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(
-            r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model = get_peft_model(model, config)
-        if _on_cpu():  # there autocast computes in 16 bits; a way through 32 would only take time
-            for module in model.modules():
-                if hasattr(module, "cast_input_dtype_enabled"):
-                    module.cast_input_dtype_enabled = False
-    compute_kept_logits_only(model)
-    return model
-
-
-def _attention() -> str | None:
-    """On a CPU plain attention trains sequences of this length 1.3 to 1.5 times as fast as torch's fused one."""
-    return "eager" if _on_cpu() else None
-
-
-def _on_cpu() -> bool:
-    """Tell whether the training runs on the CPU: torch sees no GPU of any make."""
-    import torch
-
-    return not torch.accelerator.is_available()
 
 
 def _log(history: Sequence[Mapping[str, Any]], plan: Plan) -> list[dict[str, Any]]:
@@ -301,24 +257,6 @@ def _plain_errors(output: str | Path) -> Iterator[None]:
             f"{output} could not be written ({one_line(error)}); whole checkpoints are kept: make room and go on with "
             "--resume"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the bars and advice of the libraries away from our own progress."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _version(package: str) -> str:

@@ -33,9 +33,13 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 HEADING = """\
-| set | model | response F1 | zero- · few-shot quality | pairs a text | with any | alike | parsed | grounded | kinds |
-|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"""
-"""All but the zero-shot column are of chains of two texts; the last is the share of pairs with options or reasons."""
+| set | model | response F1 | zero- · few-shot quality | chains | pairs | any | alike | parsed | grounded | kinds |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"""
+"""Zero-shot and few-shot, which is behind two gold examples, are means over all texts. `chains`, the quality behind
+an earlier shot of the model's own, and what follows it are of chains of two texts; the last is the share of pairs with
+options or reasons."""
+
+EXAMPLES = 2
 
 
 def sample(texts: Iterator[str], number: int) -> list[tuple[str, list[Any]]]:
@@ -43,6 +47,12 @@ def sample(texts: Iterator[str], number: int) -> list[tuple[str, list[Any]]]:
     draw = Draw.seeded(0)
     ordered = sorted(set(texts), key=lambda text: draw.within(text).fraction("order"))
     return [(text, []) for text in ordered[:number]]
+
+
+def gold(rows: Any, number: int) -> list[Any]:
+    """Give the first rows, behind the examples: those that follow them."""
+    taken = list(rows.select(range(number + EXAMPLES)))
+    return taken[number:] + taken[:number]
 
 
 def abstracts(folder: Path, category: str) -> Iterator[str]:
@@ -69,15 +79,16 @@ def textbook(folder: Path) -> Iterator[str]:
 
 def line(model: str, sheet: ScoreSheet) -> str:
     """One line of the table: one model on one set."""
-    last = sheet.passes[-1]
+    alone, last = sheet.passes[:2]
     cells = [sheet.name, model]
     if sheet.accuracy is None:
-        cells += ["", ""]
+        cells += ["", "", ""]
     else:
-        quality = [last["quality"][name] or 0 for name in ("zero_shot_same_texts", "few_shot")]
+        few_shot = sheet.passes[-1]["quality"]["all_shots"]
         cells += [
             f"{sheet.accuracy['f1']:.1f} of {sheet.accuracy['questions']}",
-            f"{quality[0]:.1f} · {quality[1]:.1f}",
+            f"{alone['quality']['all_shots'] or 0:.1f} · {few_shot or 0:.1f}",
+            f"{last['quality']['few_shot'] or 0:.1f}",
         ]
     kinds = last["kinds"]
     shares = [
@@ -104,9 +115,7 @@ def main() -> None:
         print("give the folder of the task sets and raw corpora with --data; nothing measured")
         return
     sets: dict[str, Any] = {
-        name: list(
-            read_evaluation_rows(shipped_description("smol"), args.data / "tasks", name).select(range(args.texts))
-        )
+        name: gold(read_evaluation_rows(shipped_description("smol"), args.data / "tasks", name), args.texts)
         for name in GOLD
     }
     for name, category in ABSTRACTS.items():
@@ -118,7 +127,8 @@ def main() -> None:
         sheets = []
         with Synthesizer(engine=args.engine, **MODELS.get(model, {"model": model})) as synthesizer:
             for name in args.sets:
-                sheets.append(evaluate(synthesizer, sets[name], name=name, shots=(1, 2), samples=3))
+                examples = EXAMPLES if name in GOLD else 0
+                sheets.append(evaluate(synthesizer, sets[name], name=name, shots=(1, 2), examples=examples, samples=3))
                 print(line(model, sheets[-1]), flush=True)
         everything[model] = [sheet.to_dict() for sheet in sheets]
         args.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
