@@ -54,6 +54,14 @@ def question(engine, text):
     return [*asked, *bos, *tokenizer.encode("assistant\n")]
 
 
+def test_the_precision_is_the_one_that_this_cpu_is_faster_in(engine):
+    """What /proc/cpuinfo says, not what our own function does."""
+    with open("/proc/cpuinfo") as file:
+        features = file.read()
+    has_bfloat16 = any(name in features for name in ("avx512_bf16", "amx_bf16", " bf16"))
+    assert str(engine._engine.vllm_config.model_config.dtype) == ("torch.bfloat16" if has_bfloat16 else "torch.float32")
+
+
 def test_shot_after_shot_hits_the_prefix_cache(engine):
     """The prompt of shot r+1 begins with what the engine has seen: its own counters say how much it did not compute."""
     block = engine.kv_tokens // engine._engine.vllm_config.cache_config.num_gpu_blocks

@@ -1,4 +1,4 @@
-"""Where a transformers model runs, and what to do when its memory runs out."""
+"""Where a model runs and in which precision, and what to do when its memory runs out."""
 
 import gc
 import os
@@ -22,10 +22,15 @@ def place(model: Any, any_dtype: bool) -> Any:
         return model.to(torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0"))))
     if any_dtype:
         return model
+    return model if model.dtype == torch.bfloat16 and cpu_has_bfloat16() else model.float()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Tell whether the CPU has instructions for bfloat16; without, it is three to five times as fast in 32 bits."""
+    import torch
+
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if not (model.dtype == torch.bfloat16 and (able.get("avx512_bf16") or able.get("amx_bf16"))):
-        return model.float()
-    return model
+    return any(value for name, value in able.items() if name.endswith("bf16"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

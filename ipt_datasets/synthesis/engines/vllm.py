@@ -8,6 +8,7 @@ from typing import Any
 
 from ipt_datasets.errors import EngineError, one_line
 from ipt_datasets.synthesis.engines import DEFAULT_MAX_MODEL_LEN, Completion, Request
+from ipt_datasets.synthesis.engines.device import cpu_has_bfloat16
 from ipt_datasets.synthesis.engines.orphans import OrphanWatch
 from ipt_datasets.synthesis.tokens import HFTokenizer, PromptTokenizer
 
@@ -203,7 +204,7 @@ def _start(defaults: dict[str, Any], options: dict[str, Any]) -> Any:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     if current_platform.is_cpu():
-        defaults = defaults | CPU_DEFAULTS
+        defaults = defaults | CPU_DEFAULTS | ({} if cpu_has_bfloat16() else {"dtype": "float32"})
     # vLLM's defaults of max_num_seqs and max_num_batched_tokens depend on who asks: those of an engine of one's own are
     # 128 and 2,048 on any GPU, those for work offline 1,024 and 16,384 on an H100.
     return LLMEngine.from_engine_args(EngineArgs(**defaults | options), UsageContext.LLM_CLASS)
