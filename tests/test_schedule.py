@@ -137,6 +137,32 @@ def test_chains_get_room_as_they_grow_and_the_cache_stays_full(shots, more):
     assert sum(max(0, tokens - room) for tokens in used) <= 0.02 * sum(used)
 
 
+def test_a_chain_of_long_texts_takes_no_more_room_than_a_prompt_may_have():
+    """The oldest shots leave its prompts, so that M long texts are not M times as large."""
+    engine = OneAtATime(max_requests=100, kv_tokens=4000, max_model_len=500)
+    text = "Boats come. " * 75
+    rows = list(Synthesizer(engine=engine, shots=5, max_new_tokens=200).synthesize([text] * 150))
+    assert {row.status for row in rows} == {"ok"}
+    assert max(shot.prompt_tokens for row in rows for shot in row.shots) > 200
+    assert engine.most_under_way >= 5
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_what_an_earlier_run_had_counts_as_room_not_as_a_turn(known):
+    def chain():
+        for number in range(1, 4):
+            yield Request([1] * (260 * number - 60), 100)
+
+    engine = OneAtATime(max_requests=100, kv_tokens=8 * 780)
+    earlier = [Completion([EOS] * 60, "stop")] * known
+    jobs = (Job(chain(), 600, 3, known=earlier) for _ in range(40))
+    engine.step = lambda: [(number, Completion([EOS] * 60, "stop")) for number in [next(iter(engine._pending))]
+                           if engine._pending.pop(number)]  # fmt: skip
+    assert len(dict(Schedule(engine, 0, first_guess=60).run(jobs))) == 40
+    # A third begins at a time; those that are at their last shot already may all come at once.
+    assert engine.most_under_way == (8 if known else 12)
+
+
 def test_texts_are_read_as_they_are_needed():
     read = 0
 

@@ -141,20 +141,30 @@ class Schedule:
         return self.room is None or self._will_fit(job, self.room)
 
     def _will_fit(self, job: Job[Result], room: int) -> bool:
-        """Tell whether the cache will hold a new chain beside those under way, now and at each of its shots."""
+        """Tell whether the cache will hold a new chain beside those under way, now and at each of its shots.
+
+        They are taken to go on at one pace; where some fall behind, the engine puts off the last that came.
+        """
         completion = self._seen_tokens / self._seen  # they mostly stay far below their limit
-        shot = job.tokens / max(job.shots, 1) + completion
-        began = 0.0  # the sizes that the chains at their first shot will have, summed up over their shots
-        needed = [shot * (ahead + 1) for ahead in range(job.shots)]
+        at = len(job.known)
+        needed = self._sizes(_Stage(job.shots, at), job.tokens / max(job.shots, 1) + completion)
+        began = 0.0 if at else sum(needed)
+        is_turn = True
         for stage, chains in self._chains.items():
-            shots = chains.text_tokens + chains.number * completion
-            if stage.at == 0:
-                began += shots * stage.shots * (stage.shots + 1) / 2
-            for ahead in range(min(job.shots, stage.shots - stage.at)):
-                needed[ahead] += shots * (stage.at + ahead + 1)
-        # With chains of this size at every stage the cache is full: not more of them begin at a time.
-        is_turn = not began or began + shot * job.shots * (job.shots + 1) / 2 <= room
-        return is_turn and max(needed, default=0.0) <= room
+            sizes = self._sizes(stage, chains.text_tokens / chains.number + completion)
+            if stage.at == 0 and not at:
+                # With chains of this size at every stage the cache is full: not more of them begin at a time.
+                began += chains.number * sum(sizes)
+                is_turn = began <= room
+            for ahead, size in enumerate(sizes[: len(needed)]):
+                needed[ahead] += chains.number * size
+        return is_turn and max(needed) <= room
+
+    def _sizes(self, stage: _Stage, shot: float) -> list[float]:
+        """Give the tokens that a chain holds at each of its shots from this one on; `shot`: those of one shot."""
+        last = max(stage.shots, stage.at + 1)
+        # The oldest shots leave a prompt that grows too long.
+        return [min(shot * (number + 1), self.engine.max_model_len) for number in range(stage.at, last)]
 
     def _move(self, number: int, job: Job[Result], to: _Stage | None) -> None:
         """Note at which stage a chain is; None: at none any more."""

@@ -80,16 +80,18 @@ def read_texts(file: Path | None) -> list[str]:
 
 
 def chain(
-    texts: list[str], tokenizer: Any, limit: int, longest: int, penalty: float, done: Finished
+    texts: list[str], tokenizer: Any, limit: int, args: argparse.Namespace, done: Finished
 ) -> Generator[Request, Completion, None]:
     """Ask about one text after the other in the paper's markup, keeping whatever was generated."""
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     history: list[int] = []
+    longest = args.max_model_len
+    penalties = {"frequency_penalty": args.frequency_penalty, "presence_penalty": args.presence_penalty}
     for text in texts:
         raw = len(tokenizer.encode(text))
         asked = [*begin, *tokenizer.encode(f" <CON> {text} </CON>\n\n")[: longest - limit - len(begin)]]
         prompt = history + asked if len(history) + len(asked) + limit <= longest else asked
-        completion = yield Request(prompt, limit, frequency_penalty=penalty)
+        completion = yield Request(prompt, limit, **penalties)
         if completion.finish_reason == "error":
             raise SystemExit(f"the engine failed: {completion.error}")
         done.texts += 1
@@ -107,7 +109,7 @@ def jobs(texts: list[str], tokenizer: Any, args: argparse.Namespace, limit: int,
     endless = cycle(texts)
     while True:
         dealt = [next(endless) for _ in range(args.shots)]
-        yield Job(chain(dealt, tokenizer, limit, args.max_model_len, args.frequency_penalty, done), 0, args.shots)
+        yield Job(chain(dealt, tokenizer, limit, args, done), 0, args.shots)
 
 
 def measure(folder: Path, batch_size: int, limit: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +182,8 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=2)
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--max-new-tokens", type=int, default=400, help="of the given model (%(default)s)")
-    parser.add_argument("--frequency-penalty", type=float, default=0.0, help="0.9 is what the package takes for smol")
+    parser.add_argument("--frequency-penalty", type=float, default=0.0, help="the package takes 0.2 for smol")
+    parser.add_argument("--presence-penalty", type=float, default=0.0, help="the package takes 1.0 for smol")
     parser.add_argument("--completion-tokens", type=int, default=128, help="of the random model (%(default)s)")
     parser.add_argument("--no-random", action="store_true", help="leave out the model with Mistral-7B's shape")
     parser.add_argument("--tiny", action="store_true", help="a tiny random model instead, to try this script on a CPU")
@@ -195,6 +198,7 @@ def main() -> None:
         "transformers": version("transformers"),
         "shots": args.shots,
         "frequency_penalty": args.frequency_penalty,
+        "presence_penalty": args.presence_penalty,
         "reference_an_hour": round(REFERENCE_AN_HOUR),
     }
     results: list[dict[str, Any]] = []

@@ -11,7 +11,9 @@ The shipped abstracts, each cut to 300 tokens, in chains of 1, 2, 3 and 5, greed
   floor without chaining;
 - `roomy`: ours with a cache that holds everything: the least prefill that there can be.
 
-A history is what the engine generated, whatever it says, so that nothing but the schedule differs.
+A history is what the engine generated, whatever it says, so that nothing but the schedule differs. Computed are the
+prompt tokens that the prefix cache did not have when a request came. A request that the engine puts off when memory
+runs out is computed again beyond that; `preemptions` counts these.
 """
 
 import time
@@ -105,6 +107,7 @@ def measured(engine: VLLMEngine, run: Callable[[], list[list[int]]]) -> dict[str
         "prompt_tokens": read,
         "computed": read - counted["prefix_cache_hits"],
         "generated": counted["generation_tokens"],
+        "preemptions": counted["num_preemptions"],
         "kv_tokens": engine.kv_tokens,
     }
 

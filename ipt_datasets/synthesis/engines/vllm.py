@@ -154,17 +154,18 @@ class VLLMEngine:
                 raise self._death(error) from error
 
     def counters(self) -> dict[str, int]:
-        """Give the engine's own counters, in tokens; {} with disable_log_stats=True.
+        """Give the engine's own counters, {} with disable_log_stats=True.
 
-        They are prefix_cache_queries, prefix_cache_hits, prompt_tokens and generation_tokens. vLLM counts once a
-        process: a second engine in this process begins them anew.
+        They are prefix_cache_queries, prefix_cache_hits, prompt_tokens and generation_tokens, in tokens, and
+        num_preemptions: how often a request gave its blocks up, for the most part to be computed again. vLLM counts
+        once a process: a second engine in this process begins them anew.
         """
         if not self._engine.log_stats:
             return {}
         values: Counter[str] = Counter()
         for metric in self._engine.get_metrics():
             values[metric.name.removeprefix("vllm:")] += getattr(metric, "value", 0)
-        wanted = ("prefix_cache_queries", "prefix_cache_hits", "prompt_tokens", "generation_tokens")
+        wanted = ("prefix_cache_queries", "prefix_cache_hits", "prompt_tokens", "generation_tokens", "num_preemptions")
         return {name: int(values[name]) for name in wanted}
 
     def reset_prefix_cache(self) -> None:
