@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ipt_datasets.cli import _parser, main
+from ipt_datasets.corpus import bench as measured
 from ipt_datasets.corpus.bench import TRIES, Bench, Tried, bench
 from ipt_datasets.errors import RecipeError
 from ipt_datasets.recipe import ENGINES
@@ -92,6 +93,24 @@ def test_the_median_decides():
     dead = Tried({"a": 3}, ({"raw_tokens": 10, "seconds": 0.001},), error="died")
     assert Bench("scripted", 1, (slow, dead, fast)).best is fast
     assert slow.spread == (10, 1000)
+
+
+def test_a_try_whose_requests_fail_is_not_the_best(corpus, monkeypatch):
+    def run(settings, texts, minutes):
+        failed = settings["engine_options"]["max_requests"] == 1
+        return {"raw_tokens": 10, "output_tokens": 10, "seconds": 0.1 if failed else 9, "errors": 3 if failed else 0}
+
+    monkeypatch.setattr(measured, "_run", run)
+    tries = [{"max_requests": 1}, {"max_requests": 2}]
+    made = bench(corpus, {"engine": "scripted"}, texts=4, tries=tries, repeats=1, progress=False)
+    assert made.best is made.tries[1]
+    assert made.tries[0].error == "3 requests failed"
+
+
+def test_what_no_try_could_run_with_is_refused_before_any_is(corpus, monkeypatch):
+    monkeypatch.setattr(measured, "_run", lambda *_: pytest.fail("a try was run"))
+    with pytest.raises(RecipeError, match="workers=0"):
+        bench(corpus, {"engine": "scripted", "workers": 0}, progress=False)
 
 
 def test_every_engine_has_tries_and_the_first_is_the_default():

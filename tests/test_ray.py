@@ -13,13 +13,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
 from ipt_datasets import Synthesizer, Templatizer, augment
 from ipt_datasets.corpus import on_ray
 from ipt_datasets.corpus.join import join
 from ipt_datasets.corpus.on_ray import BlockWriter, augment_on_ray
-from ipt_datasets.errors import EngineError, OutputError, RecipeError
+from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeError
 
 ROOT = Path(__file__).parent.parent
 ROWS = 47
@@ -106,6 +106,13 @@ def test_without_ray_one_line_says_what_to_install(corpus, tmp_path, monkeypatch
 def test_no_actors_are_refused(corpus, tmp_path):
     with pytest.raises(RecipeError, match="actors=0: expected"):
         augment_on_ray(corpus, tmp_path / "out", Synthesizer(**SETTINGS), actors=0)
+
+
+def test_an_input_without_rows_is_one_line(tmp_path):
+    empty = tmp_path / "empty.parquet"
+    Dataset.from_dict({"text": []}, features=Features({"text": Value("string")})).to_parquet(empty)
+    with pytest.raises(InputError, match="holds no rows"):
+        augment_on_ray(str(empty), tmp_path / "out", Synthesizer(**SETTINGS))
 
 
 def test_blocks_in_any_order_make_the_same_corpus(corpus, tmp_path):

@@ -209,6 +209,23 @@ def test_pickle_is_the_recipe_and_nothing_else():
         pickle.dumps(Synthesizer(engine=ScriptedEngine()))
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "says"),
+    [
+        ("scripted", {"max_model_len": 512}, r"max_model_len: .* give --max-model-len"),
+        ("vllm", {"revision": "main"}, r"revision: .* give --model-revision"),
+        ("scripted", {"colour": "red"}, "colour: the scripted engine has max_requests, script"),
+        ("transformers", {"batch_size": "x"}, "batch_size='x'"),
+    ],
+)
+def test_an_engine_option_that_cannot_be_one_is_refused_in_one_line(tmp_path, engine, options, says):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(RecipeError, match=says) as raised:
+        Synthesizer(model=str(tmp_path), engine=engine, engine_options=options).open()
+    assert "\n" not in str(raised.value)
+
+
 def test_auto_is_transformers_where_there_is_no_gpu():
     import torch
 

@@ -16,9 +16,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ipt_datasets.corpus.sample import draw_sample
-from ipt_datasets.errors import RecipeError
+from ipt_datasets.errors import EngineError, RecipeError
 from ipt_datasets.recipe import Recipe
 from ipt_datasets.synthesis.engines.choose import choose_engine
+from ipt_datasets.synthesis.synthesizer import Synthesizer
 
 Options = Mapping[str, Any]
 
@@ -131,7 +132,9 @@ def bench(
     Raises:
         InputError: the source cannot be read, or has no such text column.
         RecipeError: a setting is out of range.
+        EngineError: the server cannot be asked.
     """
+    Synthesizer(**settings)  # loads nothing, and refuses what no try could run with
     if repeats < 1:
         raise RecipeError(f"repeats={repeats!r}: expected a whole number of at least 1")
     if not run_minutes > 0:
@@ -154,7 +157,9 @@ def bench(
     )
     sample = [row[column] for row in drawn.rows]
     if engine == "server":  # it keeps its prefix cache from run to run: without this the first try alone would fill it
-        _run(settings, sample, run_minutes)
+        warmed = _run(settings, sample, run_minutes)
+        if said := warmed.get("error"):
+            raise EngineError(f"the server cannot be measured: {said}")
     runs: list[list[Mapping[str, float]]] = [[] for _ in asked]
     errors = [""] * len(asked)
     with tqdm(total=repeats * len(asked), unit=" runs", disable=not progress) as bar:
@@ -164,8 +169,9 @@ def bench(
                 if not errors[number]:
                     tried = {**settings, "engine_options": {**settings.get("engine_options", {}), **options}}
                     found = _run(tried, sample, run_minutes)
-                    errors[number] = str(found.pop("error", ""))
-                    runs[number] += [found] if found else []
+                    failed = found.get("errors", 0)
+                    errors[number] = str(found.pop("error", "")) or (f"{failed} requests failed" if failed else "")
+                    runs[number] += [] if errors[number] else [found]
                 bar.update()
     return Bench(engine, len(sample), tuple(map(Tried, asked, map(tuple, runs), errors)))
 

@@ -6,6 +6,7 @@ actor that died again, and whoever gets its block goes on with the journal.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ LOCK_SECONDS = 120.0
 
 BLOCK_RETRIES = 3
 """So often a block is begun again when its actor dies: it may be the block that kills them."""
+
+_log = logging.getLogger(__name__)
 
 
 def augment_on_ray(
@@ -205,6 +208,8 @@ def _begin(folder: OutputFolder, opened: Input, recipe: Mapping[str, Any], resum
                 "are added by `ipt augment --resume`"
             )
         return []
+    if not total:
+        raise InputError(f"{recipe['input']['source']} holds no rows; expected texts to augment")
     block_rows = recipe["input"]["rows_per_shard"]
     shares = [Share(index, -(-total // block_rows), block_rows) for index in range(-(-total // block_rows))]
     begun = (folder.path / SHARDS).is_dir()
@@ -227,7 +232,12 @@ def _pool_size(actors: int | None, gpus: float, cpus: float, most: int) -> int:
     import ray
 
     if not ray.is_initialized():
-        ray.init()
+        try:
+            ray.init()
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise EngineError(
+                f"no Ray cluster can be reached ({one_line(error)}): start one, or see to RAY_ADDRESS"
+            ) from error
     have = ray.cluster_resources()
     fits = [int(have.get(name, 0) / each) for name, each in (("GPU", gpus), ("CPU", cpus)) if each]
     room = min(fits, default=most)
@@ -236,6 +246,8 @@ def _pool_size(actors: int | None, gpus: float, cpus: float, most: int) -> int:
             f"actors={actors or 1} of {gpus:g} GPUs and {cpus:g} CPUs each do not fit into the Ray cluster, which "
             f"has {have.get('GPU', 0):g} GPUs and {have.get('CPU', 0):g} CPUs: start fewer, or add machines"
         )
+    if (actors or 1) > most:
+        _log.warning("actors=%d: the input makes %d blocks, so %d actors are started", actors, most, most)
     return min(actors or room, most)
 
 

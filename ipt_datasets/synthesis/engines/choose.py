@@ -10,6 +10,16 @@ from ipt_datasets.recipe import Recipe
 from ipt_datasets.synthesis.engines import Engine
 from ipt_datasets.synthesis.markup import MARKUPS
 
+OWN_SETTINGS = {
+    "model": "--model",
+    "revision": "--model-revision",
+    "markup": "--markup",
+    "max_model_len": "--max-model-len",
+}
+"""What no engine option may say, since it decides the output: settings of their own, and how the commands call them."""
+
+SCRIPTED_OPTIONS = frozenset({"script", "max_requests"})
+
 
 def choose_engine(engine: str) -> str:
     """Give the engine's name; "auto" is vLLM where it is installed with a GPU, else transformers."""
@@ -54,7 +64,19 @@ def open_engine(
 
     Raises:
         EngineError: the engine is not installed, or the model cannot be loaded.
+        RecipeError: an option that has a setting of its own, or one that is no option of the engine.
     """
+    if own := sorted(OWN_SETTINGS.keys() & options.keys()):
+        raise RecipeError(
+            f"engine option {', '.join(own)}: this decides the output, so it is a setting of its own; give "
+            f"{OWN_SETTINGS[own[0]]} on the command line, {own[0]}= to a Synthesizer"
+        )
+    if recipe.engine == "scripted" and (unknown := sorted(options.keys() - SCRIPTED_OPTIONS)):
+        raise RecipeError(
+            f"engine option {', '.join(unknown)}: the scripted engine has {', '.join(sorted(SCRIPTED_OPTIONS))}"
+        )
+    if recipe.engine == "transformers" and not isinstance(options.get("batch_size", 1), int):
+        raise RecipeError(f"engine option batch_size={options['batch_size']!r}: expected a whole number of at least 1")
     if workers > 1:
         from ipt_datasets.synthesis.engines.workers import WorkersEngine
 
