@@ -31,6 +31,7 @@ import sys
 
 from ipt_datasets.cli import augment
 from ipt_datasets.cli.hub_script import ScriptParser, check_repo, publish_work
+from ipt_datasets.cli.launch import is_led_elsewhere
 
 
 def main() -> int:
@@ -38,13 +39,16 @@ def main() -> int:
     parser = ScriptParser(__doc__)
     parser.add_argument("source", metavar="INPUT", help="a Hub id, or a folder or file that load_dataset takes")
     parser.add_repo_options()
-    parser.take(augment, "source", "output")
+    parser.take(augment, "source", "output", "--shard")  # a share of a corpus is nothing to publish
+    parser.set_defaults(shard=None)
     parser.add_publish_options()
     return parser.carry_out(run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Augment into the work folder, then publish it."""
+    if is_led_elsewhere(args):
+        return
     check_repo(args)
     augment.run(args)
     publish_work(args)

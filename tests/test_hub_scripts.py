@@ -60,9 +60,14 @@ def command_lines(script):
 def run(hub, tmp_path):
     """Runs a script in a folder of its own, as a process that knows only the Hub on loopback."""
 
-    def run(name, *args, token="hf_writer", use_torch="0"):
+    def run(name, *args, token="hf_writer", use_torch="0", **variables):
         command = [sys.executable, str(ROOT / "hub_scripts" / f"{name}.py"), *map(str, args)]
-        environment = {**os.environ, **hub.environment(token), "USE_TORCH": use_torch}  # its import takes seconds
+        environment = {
+            **os.environ,
+            **hub.environment(token),
+            "USE_TORCH": use_torch,
+            **variables,
+        }  # torch takes seconds
         return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
 
     return run
@@ -201,6 +206,12 @@ def test_what_goes_wrong_is_one_line_before_any_work(hub, run, tmp_path):
     done = run("augment-corpus", source, "me/notes", "--engine", "scripted", "--private")
     assert done.returncode == 1
     assert done.stderr.startswith("ipt: me/notes is public and a private one was asked for")
+    assert not (tmp_path / "work").exists()
+    done = run("augment-corpus", source, "me/other", "--engine", "scripted", "--shard", "0/2")
+    assert done.returncode == 2
+    assert "--shard" in done.stderr
+    follows = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}  # as torchrun starts its second process
+    assert run("augment-corpus", source, "me/other", "--engine", "scripted", **follows).returncode == 0
     assert not (tmp_path / "work").exists()
     done = run("mix-corpora", "me/mixed", "a=me/notes:1")
     assert done.returncode == 2
