@@ -10,7 +10,7 @@ import pytest
 from ipt_datasets.cli import _parser, main
 from ipt_datasets.corpus import bench as measured
 from ipt_datasets.corpus.bench import TRIES, Bench, Tried, bench
-from ipt_datasets.errors import RecipeError
+from ipt_datasets.errors import EngineError, RecipeError
 from ipt_datasets.recipe import ENGINES
 
 
@@ -113,6 +113,14 @@ def test_what_no_try_could_run_with_is_refused_before_any_is(corpus, monkeypatch
         bench(corpus, {"engine": "scripted", "workers": 0}, progress=False)
 
 
+def test_a_server_that_does_not_answer_is_said_before_any_try(corpus, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measured, "_run", lambda *given: asked.append(given) or {"error": "nobody listens"})
+    with pytest.raises(EngineError, match="the server cannot be measured: nobody listens"):
+        bench(corpus, {"engine": "server", "servers": ["http://127.0.0.1:1/v1"]}, texts=4, progress=False)
+    assert len(asked) == 1
+
+
 def test_every_engine_has_tries_and_the_first_is_the_default():
     assert {name.split()[0] for name in TRIES} == set(ENGINES) - {"auto"}
     assert all(tries[0] == {} and len({json.dumps(one) for one in tries}) == len(tries) for tries in TRIES.values())
@@ -140,7 +148,7 @@ def test_a_real_model_is_tried(smol, tmp_path):
     tries = [{"batch_size": 1}, {"batch_size": 4}, {"batch_size": 0}]
     made = bench(str(file), settings, texts=4, tries=tries, repeats=1, progress=False)
     one, four, none = made.tries
-    assert "leaves the engine no row" in none.error
+    assert "batch_size=0: expected" in none.error
     assert one.runs[0]["output_tokens"] == pytest.approx(four.runs[0]["output_tokens"], rel=0.2)
     assert one.runs[0]["cached_tokens"] > 0  # the second text of a chain finds the first one's
     assert made.best in (one, four)

@@ -351,12 +351,13 @@ def test_an_engine_that_nobody_closed_ends_its_processes():
 # What cannot start
 
 
-def test_what_a_worker_cannot_load_is_said_before_anything_is_written(corpus, tmp_path, capsys):
+def test_what_a_worker_cannot_load_is_said_before_anything_is_written(corpus, tmp_path, capsys, monkeypatch):
+    before_it_starts(monkeypatch, "from ipt_datasets.synthesis.engines import scripted; scripted.ScriptedEngine = None")
     arguments = ["augment", corpus, str(tmp_path / "out"), "--engine", "scripted", "--workers", "2"]
-    assert main([*arguments, "--engine-option", "colour=3"]) == 1
+    assert main(arguments) == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ipt: ")]
     assert "of 2 cannot start: TypeError: " in line
-    assert "'colour'" in line
+    assert "'NoneType'" in line
     assert not (tmp_path / "out" / "recipe.json").exists()
 
 

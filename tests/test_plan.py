@@ -18,7 +18,7 @@ from ipt_datasets.corpus.estimate import estimate_totals
 from ipt_datasets.corpus.plan import plan
 from ipt_datasets.corpus.sample import _drawn_from, _spread, _taken_at, draw_sample
 from ipt_datasets.corpus.stopwatch import Stopwatch
-from ipt_datasets.errors import InputError
+from ipt_datasets.errors import InputError, IPTError, RecipeError
 from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.scripted import ScriptedEngine, ScriptedTokenizer
 
@@ -111,6 +111,22 @@ def test_a_fraction_passes_the_rest_as_plain_text(corpus):
     assert part.mix["raw texts"].value == pytest.approx(whole.mix["raw texts"].value)
     assert part.mix["pairs"].value == pytest.approx(whole.mix["pairs"].value / 4, rel=0.02)
     assert part.totals["training_texts"].value > whole.totals["training_texts"].value
+
+
+def test_a_model_that_cannot_be_opened_is_said_before_the_corpus_is_read(corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(sample_module, "iter_rows", lambda *_: pytest.fail("rows were read"))
+    with pytest.raises(RecipeError, match="colour"):
+        plan(corpus, scripted(engine_options={"colour": "red"}), progress=False)
+    with pytest.raises(IPTError, match="nowhere"):
+        plan(corpus, scripted(), tokenizer=str(tmp_path / "nowhere"), progress=False)
+
+
+def test_an_input_that_cannot_be_read_is_said_before_the_model_is_loaded(corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(Synthesizer, "open", lambda self: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError, match="nowhere"):
+        plan(str(tmp_path / "nowhere.jsonl"), scripted(), progress=False)
+    with pytest.raises(RecipeError, match="sample=1"):
+        plan(corpus, scripted(), sample=1, progress=False)
 
 
 def test_the_command_writes_what_it_prints(corpus, tmp_path, capsys):

@@ -115,6 +115,60 @@ def test_an_input_without_rows_is_one_line(tmp_path):
         augment_on_ray(str(empty), tmp_path / "out", Synthesizer(**SETTINGS))
 
 
+def test_a_cluster_that_does_not_answer_is_one_line(corpus, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def init():
+        raise ConnectionError("Could not find any running\nRay instance.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(EngineError, match=r"reached \(Could not find any running Ray instance\.\).* RAY_ADDRESS"):
+        augment_on_ray(corpus, tmp_path / "out", Synthesizer(**SETTINGS), progress=False)
+
+
+def test_more_actors_than_blocks_are_said(monkeypatch, caplog):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    assert on_ray._pool_size(None, 0, 1, 3) == on_ray._pool_size(3, 0, 1, 3) == 3
+    assert not caplog.text  # as many as there is room for were asked for
+    assert on_ray._pool_size(5, 0, 1, 3) == 3
+    [record] = caplog.records
+    assert record.getMessage().startswith("actors=5: ")
+    assert "3 blocks" in record.getMessage()
+
+
+class BrokenBlocks:
+    """Stands for Ray's data set of blocks, whose cluster breaks."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def map_batches(self, *_, **__):
+        return self
+
+    def iter_rows(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("NodeDiedError", r"^Ray failed \(NodeDiedError: the node is gone\); what was finished is kept"),
+        ("ObjectStoreFullError", r"^Ray failed \(ObjectStoreFullError: .*\); what was finished is kept"),
+        ("ActorDiedError", r"^actors died 4 times on one block: .*; what was finished is kept"),
+    ],
+)
+def test_a_cluster_that_breaks_is_one_line(monkeypatch, kind, says):
+    data, exceptions = (pytest.importorskip(f"ray.{name}") for name in ("data", "exceptions"))
+    error = getattr(exceptions, kind)(*(["the node is gone"] if kind == "NodeDiedError" else []))
+    monkeypatch.setattr(data, "from_items", lambda *_, **__: BrokenBlocks(error))
+    with pytest.raises(EngineError, match=says) as raised:
+        list(on_ray._write_all([on_ray.Share(0, 1, 8)], {}, 1))
+    assert "\n" not in str(raised.value)
+
+
 def test_blocks_in_any_order_make_the_same_corpus(corpus, tmp_path):
     """What an actor does, without Ray: it goes back in its input where a block of another's comes to it."""
     whole = augment(corpus, tmp_path / "whole", Synthesizer(**SETTINGS), rows_per_shard=8, progress=False)

@@ -307,6 +307,17 @@ def test_a_job_without_rows_says_so_and_counts(written, tmp_path, caplog):
     assert "is empty: its 46 rows make 4 blocks of 12" in caplog.text
 
 
+@pytest.mark.parametrize("limit", [None, 10**6])  # a limit is taken for the number of rows that is not known
+def test_a_job_that_turns_out_to_have_no_rows_says_so(written, tmp_path, caplog, limit):
+    made = run(written[0], tmp_path / "out", (5, 6), limit=limit)
+    assert made.counts.rows == 0
+    assert caplog.text.count("shard 5/6 of") == 1
+    assert "is empty: no row came to it; fewer jobs or a lower --rows-per-shard (12)" in caplog.text
+    caplog.clear()
+    run(written[0], tmp_path / "out", (0, 6), limit=limit)
+    assert "is empty" not in caplog.text
+
+
 @pytest.mark.parametrize("shard", ["3/3", "-1/3", "1", "a/b", "0/0", "1/", "/2"])
 def test_a_shard_that_is_none_is_a_usage_error(corpus, tmp_path, shard, capsys):
     with pytest.raises(SystemExit) as stopped:

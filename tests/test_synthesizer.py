@@ -215,15 +215,22 @@ def test_pickle_is_the_recipe_and_nothing_else():
         ("scripted", {"max_model_len": 512}, r"max_model_len: .* give --max-model-len"),
         ("vllm", {"revision": "main"}, r"revision: .* give --model-revision"),
         ("scripted", {"colour": "red"}, "colour: the scripted engine has max_requests, script"),
+        ("scripted", {"tokenizer": "gpt2"}, r"tokenizer: .* give --model on the command line, model= to"),
+        ("scripted", {"max_requests": 0}, "max_requests=0: expected a whole number of at least 1"),
+        ("scripted", {"script": "x"}, "script='x': expected a function"),
         ("transformers", {"batch_size": "x"}, "batch_size='x'"),
+        ("transformers", {"cache_tokens": 1.5}, "cache_tokens=1.5: expected a whole number of at least 0"),
+        ("vllm", {"tensor_parallel_size": "x"}, "tensor_parallel_size='x': expected a whole number of at least 1"),
+        ("vllm", {"pipeline_parallel_size": True}, "pipeline_parallel_size=True"),
     ],
 )
 def test_an_engine_option_that_cannot_be_one_is_refused_in_one_line(tmp_path, engine, options, says):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    with pytest.raises(RecipeError, match=says) as raised:
-        Synthesizer(model=str(tmp_path), engine=engine, engine_options=options).open()
-    assert "\n" not in str(raised.value)
+    for workers in (1, 2):
+        with pytest.raises(RecipeError, match=says) as raised:
+            Synthesizer(model=str(tmp_path), engine=engine, engine_options=options, workers=workers).open()
+        assert "\n" not in str(raised.value)
 
 
 def test_auto_is_transformers_where_there_is_no_gpu():

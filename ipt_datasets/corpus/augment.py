@@ -126,7 +126,7 @@ def augment(
         check_shards(output, share)
         output = share.folder(output)
         recipe["shard"] = share.told(opened)
-        _warn_if_empty(share, opened)
+    has_warned = shard is not None and _warn_if_empty(share, opened)
     with OutputFolder(output) as folder:
         folder.check(recipe, resume=resume, overwrite=overwrite, permit=is_growth)
         rows = share.take(opened.rows())
@@ -135,6 +135,11 @@ def augment(
             budget=budget,
             overwrite=overwrite,
             progress=progress,
+        )
+    if shard and not has_warned and not counts.rows:  # how many rows there are was not known, or is not true
+        _log.warning(
+            "shard %s of %s is empty: no row came to it; fewer jobs or a lower --rows-per-shard (%d) use all",
+            *(share, opened.source, share.block_rows),
         )
     return Augmented(folder.path, counts, time.monotonic() - started)
 
@@ -228,13 +233,16 @@ def is_growth(key: str, before: Any, now: Any) -> bool:
     return key == "input.limit" and before is not None and (now is None or now > before)
 
 
-def _warn_if_empty(share: Share, opened: Input) -> None:
-    if opened.total is not None and not share.rows_of(opened.total):
-        blocks = -(-opened.total // share.block_rows)
-        _log.warning(
-            "shard %s of %s is empty: its %d rows make %d blocks of %d; fewer jobs or a lower --rows-per-shard use all",
-            *(share, opened.source, opened.total, blocks, share.block_rows),
-        )
+def _warn_if_empty(share: Share, opened: Input) -> bool:
+    """Warn, before any work, of a share that will have no rows; tells whether it did."""
+    if opened.total is None or share.rows_of(opened.total):
+        return False
+    blocks = -(-opened.total // share.block_rows)
+    _log.warning(
+        "shard %s of %s is empty: its %d rows make %d blocks of %d; fewer jobs or a lower --rows-per-shard use all",
+        *(share, opened.source, opened.total, blocks, share.block_rows),
+    )
+    return True
 
 
 @contextmanager

@@ -259,7 +259,7 @@ def _write_all(
     One row of the Ray data set is a whole block, by its number: however Ray cuts and bundles rows, no chain is cut.
     """
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError, RayError
 
     context = ray.data.DataContext.get_current()
     shown, context.enable_progress_bars = context.enable_progress_bars, False
@@ -283,5 +283,8 @@ def _write_all(
             yield row
     except RayActorError as error:
         raise EngineError(f"actors died {BLOCK_RETRIES + 1} times on one block: {one_line(error)}; {kept}") from error
+    except RayError as error:  # a node that is gone, a full object store; or what an actor did not expect, as its cause
+        said = one_line(getattr(error, "cause", None) or error)
+        raise EngineError(f"Ray failed ({type(error).__name__}: {said}); {kept}") from error
     finally:
         context.enable_progress_bars = shown

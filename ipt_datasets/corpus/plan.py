@@ -120,6 +120,7 @@ def plan(
     synthesizer = synthesizer or Synthesizer(seed=seed)
     column = synthesizer.recipe.text_column
     templatizer = templatizer or Templatizer(seed=seed, text_column=column)
+    loaded: list[_Loaded] = []
     drawn = draw_sample(
         source,
         column,
@@ -130,8 +131,9 @@ def plan(
         revision=revision,
         total=texts,
         seed=seed,
+        ready=lambda: loaded.append(_load(synthesizer, tokenizer)),
     )
-    tried = _try(drawn, synthesizer, templatizer, fraction, tokenizer, progress)
+    tried = _try(drawn, synthesizer, templatizer, fraction, loaded[0], progress)
     sums = {name: _by_stretch(values, drawn.stretches) for name, values in tried.per_row.items()}
     found = estimate_totals(sums, [len(stretch) for stretch in drawn.stretches], drawn.total, seed)
     totals = {name: found[name] for name in MEANINGS if name in found}
@@ -161,6 +163,22 @@ def plan(
 
 
 @dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What counts training tokens, in words whose they are, and how long the model took to load."""
+
+    count: Count
+    counted_in: str
+    seconds: float
+
+
+def _load(synthesizer: Synthesizer, tokenizer: str | None) -> _Loaded:
+    begun = time.monotonic()
+    synthesizer.open()
+    seconds = time.monotonic() - begun
+    return _Loaded(*_counter(synthesizer, tokenizer), seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class _Tried:
     """What a sample gave: values by name and row of the sample, and how fast the engine was, in tokens a second."""
 
@@ -177,16 +195,13 @@ def _try(
     synthesizer: Synthesizer,
     templatizer: Templatizer,
     fraction: float,
-    tokenizer: str | None,
+    loaded: _Loaded,
     progress: bool,
 ) -> _Tried:
     """Augment a sample, and measure."""
     rows = drawn.rows
     texts = [row[synthesizer.recipe.text_column] for row in rows]
-    loading = time.monotonic()
     engine, prompter = synthesizer.open()
-    loading = time.monotonic() - loading
-    count, counted_in = _counter(synthesizer, tokenizer)
     warm_up(engine, prompter)
     watch = Stopwatch(engine)
     shots: list[Shot] = []
@@ -205,10 +220,10 @@ def _try(
         per_row["output_tokens"][shot.row] += span.completion_tokens * fraction
     per_row["texts_with_pairs"] = [fraction * (row.status == "ok") for row in done]
     features = synthesizer.features(drawn.features)
-    shard_bytes = _add_corpus(per_row, rows, texts, done, features, templatizer, count, fraction)
+    shard_bytes = _add_corpus(per_row, rows, texts, done, features, templatizer, loaded.count, fraction)
     speed, share = watch.speed()
-    said = _said_of_speed(speed, share, watch, len(rows)), counted_in
-    return _Tried(per_row, shard_bytes, speed, watch.seconds, loading, said)
+    said = _said_of_speed(speed, share, watch, len(rows)), loaded.counted_in
+    return _Tried(per_row, shard_bytes, speed, watch.seconds, loaded.seconds, said)
 
 
 def _add_corpus(

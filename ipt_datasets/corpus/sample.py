@@ -1,7 +1,7 @@
 """A small sample of a corpus, spread over it, of stretches of consecutive rows: what becomes chains stays together."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -52,6 +52,7 @@ def draw_sample(
     revision: str | None = None,
     total: int | None = None,
     seed: int = 0,
+    ready: Callable[[], object] | None = None,
 ) -> Sample:
     """Draw stretches of consecutive rows from an input.
 
@@ -68,6 +69,8 @@ def draw_sample(
         revision: of the source, where it is a Hub id.
         total: rows of the whole input, where the user knows; None: what the files say, else they are counted.
         seed: decides which.
+        ready: called when the input is known to be readable and before its rows are read, which may take hours: for
+            what should fail before that. None: nothing.
 
     Raises:
         InputError: the source cannot be read, or has no such text column.
@@ -79,6 +82,8 @@ def draw_sample(
         raise RecipeError(f"texts={total!r}: expected a whole number of at least 1")
     opened = open_source(source, split=split, config_name=config_name, revision=revision)
     check_text_column(opened, text_column, source)
+    if ready:
+        ready()
     drawn = random.Random(f"sample:{seed}")
     number, how = total, "as you say"
     if number is None:

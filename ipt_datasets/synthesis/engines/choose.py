@@ -12,13 +12,24 @@ from ipt_datasets.synthesis.markup import MARKUPS
 
 OWN_SETTINGS = {
     "model": "--model",
+    "name": "--model",
     "revision": "--model-revision",
+    "tokenizer": "--model",
     "markup": "--markup",
     "max_model_len": "--max-model-len",
 }
 """What no engine option may say, since it decides the output: settings of their own, and how the commands call them."""
 
 SCRIPTED_OPTIONS = frozenset({"script", "max_requests"})
+
+LEAST = {
+    "batch_size": 1,
+    "cache_tokens": 0,
+    "max_requests": 1,
+    "tensor_parallel_size": 1,
+    "pipeline_parallel_size": 1,
+}
+"""Options that this package counts with, and the least that each may be; the rest is checked by who takes it."""
 
 
 def choose_engine(engine: str) -> str:
@@ -69,14 +80,21 @@ def open_engine(
     if own := sorted(OWN_SETTINGS.keys() & options.keys()):
         raise RecipeError(
             f"engine option {', '.join(own)}: this decides the output, so it is a setting of its own; give "
-            f"{OWN_SETTINGS[own[0]]} on the command line, {own[0]}= to a Synthesizer"
+            f"{OWN_SETTINGS[own[0]]} on the command line, "
+            f"{OWN_SETTINGS[own[0]].removeprefix('--').removeprefix('model-').replace('-', '_')}= to a Synthesizer"
         )
     if recipe.engine == "scripted" and (unknown := sorted(options.keys() - SCRIPTED_OPTIONS)):
         raise RecipeError(
             f"engine option {', '.join(unknown)}: the scripted engine has {', '.join(sorted(SCRIPTED_OPTIONS))}"
         )
-    if recipe.engine == "transformers" and not isinstance(options.get("batch_size", 1), int):
-        raise RecipeError(f"engine option batch_size={options['batch_size']!r}: expected a whole number of at least 1")
+    if recipe.engine == "scripted" and not callable(options.get("script") or str):
+        raise RecipeError(f"engine option script={options['script']!r:.100}: expected a function; leave it out")
+    for name in sorted(LEAST.keys() & options.keys()):
+        value = options[name]
+        if name == "cache_tokens" and value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < LEAST[name]:
+            raise RecipeError(f"engine option {name}={value!r}: expected a whole number of at least {LEAST[name]}")
     if workers > 1:
         from ipt_datasets.synthesis.engines.workers import WorkersEngine
 
