@@ -25,6 +25,7 @@ and `ipt_datasets.tasks` make them. REPO is a model repository; `--lora-rank 0` 
 """
 
 import argparse
+import os
 import sys
 
 from ipt_datasets.cli import tune
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     repo = HubRepo(args.repo)
     check_model_repo(repo, args.private)
     tune.run(args)
+    if os.environ.get("RANK", "0") != "0":  # under accelerate launch or torchrun one process uploads
+        return
     repo.ask(repo.api.create_repo, repo.id, private=args.private, exist_ok=True)
     done = repo.ask(
         repo.api.upload_folder,
