@@ -69,7 +69,7 @@ def test_squad_articles_with_several_answers_none_and_no_context():
                 "context": TEXT,
                 "qas": [
                     {"question": "who built it", "answers": [{"text": "Anna Berg"}, {"text": "Berg"}]},
-                    {"question": "Who painted it?", "answers": [], "is_impossible": True},
+                    {"question": "Who painted it?", "answers": [{"text": "a"}], "is_impossible": True},
                     {"question": " ", "answers": [{"text": "1884"}]},
                 ],
             },

@@ -295,7 +295,7 @@ def test_a_training_goes_on_from_an_adapter(tiny, undisturbed, tmp_path):
     assert f"--adapter {undisturbed.path}" in card
     assert recipe["model"]["adapter"] in card
     with pytest.raises(OutputError, match=r"model.adapter"):
-        further(tuned.path, tmp_path / "out")
+        further(shutil.copytree(tuned.path, tmp_path / "other"), tmp_path / "out")
     with pytest.raises(RecipeError, match="'lora_rank': 4"):
         prepare(str(tiny), task_rows(), TuneSettings(epochs=1), adapter=undisturbed.path)
     with pytest.raises(EngineError, match="expected smol, or a folder"):
@@ -385,6 +385,25 @@ def test_what_a_user_can_cause_is_one_line(tiny, tmp_path):
         with pytest.raises(OutputError, match="thesis"):
             tune(prepared(tiny), foreign, RUNNING, **how)
     assert (foreign / "thesis.txt").read_text() == "mine"
+
+
+def test_nobody_else_s_model_is_removed_and_no_model_from_under_itself(tiny, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    (model / "README.md").write_text("# A model of somebody's")
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(OutputError, match="no training wrote"):
+            tune(prepared(tiny), model, RUNNING, **how)
+    with pytest.raises(RecipeError, match="reads its weights from"):
+        tune(prepared(model), model, RUNNING, overwrite=True)
+    assert {name: (model / name).read_bytes() for name in before} == before
+
+
+def test_a_training_that_diverges_leaves_nothing_under_the_final_name(tiny, tmp_path):
+    with pytest.raises(EngineError, match="diverged"):
+        tune(prepared(tiny, max_steps=3, learning_rate=float("inf")), tmp_path / "out", RUNNING)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
 def ipt(*given, launch=()):

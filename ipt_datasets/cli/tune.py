@@ -1,6 +1,7 @@
 """`ipt tune`."""
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -74,9 +75,12 @@ def _add_running_options(tune: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Tune a model, or show what it would learn."""
     from ipt_datasets.tuning.prepare import prepare
+    from ipt_datasets.tuning.report import counts
     from ipt_datasets.tuning.settings import TuneSettings
-    from ipt_datasets.tuning.train import Running, tune
+    from ipt_datasets.tuning.train import Running, check_installed, tune
 
+    if not args.dry_run:
+        check_installed()
     rows, validation, sets = _read_sets(args.on, args.data) if args.data else (_read_rows(args.on), None, {})
     settings = TuneSettings(
         shots=args.shots,
@@ -115,6 +119,8 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _show(prepared)
         return
+    if os.environ.get("RANK", "0") == "0":  # asked of accelerate here, it would not join processes on a CPU later
+        print(counts(prepared), flush=True)
     tuned = tune(
         prepared, args.output, running, resume=args.resume, overwrite=args.overwrite, revision=args.model_revision
     )
@@ -137,15 +143,20 @@ def _read_rows(on: str) -> Any:
 
 def _read_sets(description: str, data: str) -> tuple[Any, Any, dict[str, Any]]:
     """Read described task sets: rows, held-out ones, and the descriptions; say what is left out."""
+    from ipt_datasets.errors import InputError
     from ipt_datasets.tasks.sets import read_description, read_task_rows, shipped_description
 
     path = shipped_description(description)
     rows, reports = read_task_rows(path, data)
     for name, report in reports.items():
         print("\n".join(report.lines(name)))
-    held_out = read_task_rows(path, data, part="held_out")[0].shuffle(seed=1)
+    try:
+        held_out = read_task_rows(path, data, part="held_out")[0].shuffle(seed=1)
+    except InputError:  # the sets could be read above, so they are too small for a held-out text
+        print("no text is held out of sets so small: the loss is that of the training alone")
+        held_out = None
     sets = {name: task_set for name, task_set in read_description(path).items() if name in reports}
-    return rows, held_out.select(range(min(HELD_OUT_ROWS, len(held_out)))), sets
+    return rows, held_out and held_out.select(range(min(HELD_OUT_ROWS, len(held_out)))), sets
 
 
 def _show(prepared: Any) -> None:

@@ -71,7 +71,8 @@ def from_squad(row: Mapping[str, Any]) -> Converted:
         text = _string(paragraph.get("context"))
         pairs: list[Pair] = []
         for entry in paragraph.get("qas") or []:
-            made = _pair(entry.get("question"), _first(entry.get("answers", entry.get("answer"))))
+            answer = None if entry.get("is_impossible") else _first(entry.get("answers", entry.get("answer")))
+            made = _pair(entry.get("question"), answer)
             if isinstance(made, LeftOut):
                 yield made
             else:

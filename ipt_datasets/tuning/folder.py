@@ -63,7 +63,8 @@ class TuningFolder:
             OutputError: the folder holds something else, or another training, or one that cannot be gone on with.
         """
         there = {entry.name for entry in self.path.iterdir()} - {LOCK, RESULT}
-        ours = CHECKPOINTS in there or CARD in there
+        # A card alone is what any model's folder has.
+        ours = (self.checkpoints / RECIPE).exists() or "settings" in _read_json(self.path / RECIPE)
         if there and not ours:
             raise OutputError(
                 f"{self.path} holds files that no training wrote ({', '.join(sorted(there)[:3])}); name an empty or a "

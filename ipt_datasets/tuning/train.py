@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,14 @@ def tune(
         OutputError: the folder cannot be used, see `TuningFolder.begin`, or the disk is full.
         EngineError: the model cannot be loaded, or memory does not suffice.
     """
+    check_installed()
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     running = running or Running()
+    for read in (prepared.location, prepared.adapter):
+        if isinstance(read, Path) and read.resolve() == Path(output).resolve():
+            raise RecipeError(f"{output} is what the training reads its weights from; name another folder")
     state = PartialState(cpu=loading.on_cpu())  # told so, it joins several processes on a CPU, too
     recipe = make_recipe(prepared, revision)
     with contextlib.ExitStack() as stack, _plain_errors(output):
@@ -109,6 +114,17 @@ def tune(
         log = _train(prepared, folder, running, revision, recipe)
         state.wait_for_everyone()
     return Tuned(folder.path, prepared.plan, log)
+
+
+def check_installed() -> None:
+    """Make sure that all that a training needs is there, before it takes hours.
+
+    Raises:
+        EngineError: a package is missing.
+    """
+    missing = [name for name in ("torch", "transformers", "accelerate", "peft", "matplotlib") if not find_spec(name)]
+    if missing:
+        raise EngineError(f'tuning needs {", ".join(missing)}: run `pip install "ipt-datasets[tune]"`')
 
 
 def make_recipe(prepared: Prepared, revision: str | None = None) -> dict[str, Any]:
@@ -169,6 +185,11 @@ def _train(
     with loading.quiet():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     log = _log(trainer.state.log_history, prepared.plan)
+    if not all(torch.isfinite(one).all() for one in trainer.model.parameters() if one.requires_grad):
+        raise EngineError(
+            f"the training diverged: weights are not finite after {prepared.plan.steps:,} steps, and nothing was "
+            "written; start anew with --overwrite and a lower --learning-rate"
+        )
     if trainer.is_world_process_zero():
         name = BASE_ID if prepared.model == "smol-base" else prepared.model
         write_result(folder, trainer.accelerator.unwrap_model(trainer.model), prepared, log, recipe, name)
