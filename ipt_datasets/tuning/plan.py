@@ -103,7 +103,7 @@ def deal(table: ShotTable, most: int, max_length: int, seed: int, epoch: int) ->
             key = int(table.keys[shot])
             dealt.append((_draw(seed, epoch, "place", key), []))
             least = 1 + bool(table.shown_first[table.sets[shot]])
-            wanted, room = max(least, 1 + _draw(seed, epoch, "shots", key) % most), max_length
+            wanted, room = max(min(least, most), 1 + _draw(seed, epoch, "shots", key) % most), max_length
         dealt[-1][1].append(shot)
         set_before, wanted, room = table.sets[shot], wanted - 1, room - length
     return [sequence for _, sequence in sorted(dealt, key=lambda entry: entry[0])]
