@@ -15,6 +15,7 @@ import pytest
 from ipt_datasets import Synthesizer
 from ipt_datasets.errors import EngineError
 from ipt_datasets.synthesis.engines import Request
+from ipt_datasets.synthesis.engines.device import cpu_has_bfloat16
 from ipt_datasets.synthesis.engines.server import ServerEngine
 from ipt_datasets.synthesis.engines.wire import Form
 
@@ -85,6 +86,7 @@ def server(smol, expected, tmp_path_factory):
         "1",
         "--enforce-eager",
     ]
+    command += [] if cpu_has_bfloat16() else ["--dtype", "float32"]  # as in this process
     command += ["--kv-cache-memory-bytes", str(2**29), "--no-enable-chunked-prefill", "--enable-prompt-tokens-details"]
     with log.open("w") as said:
         process = subprocess.Popen(
