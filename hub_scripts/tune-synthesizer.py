@@ -25,11 +25,11 @@ and `ipt_datasets.tasks` make them. REPO is a model repository; `--lora-rank 0` 
 """
 
 import argparse
-import os
 import sys
 
 from ipt_datasets.cli import tune
 from ipt_datasets.cli.hub_script import ScriptParser
+from ipt_datasets.cli.launch import is_main_process
 from ipt_datasets.corpus.hub_repo import HubRepo
 from ipt_datasets.errors import OutputError
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     repo = HubRepo(args.repo)
     check_model_repo(repo, args.private)
     tune.run(args)
-    if os.environ.get("RANK", "0") != "0":  # under accelerate launch or torchrun one process uploads
+    if not is_main_process():  # under accelerate launch or torchrun one process uploads
         return
     repo.ask(repo.api.create_repo, repo.id, private=args.private, exist_ok=True)
     done = repo.ask(

@@ -7,6 +7,11 @@ import sys
 from ipt_datasets.errors import RecipeError
 
 
+def is_main_process() -> bool:
+    """Tell whether this process is the first of its launcher's, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def is_led_elsewhere(args: argparse.Namespace) -> bool:
     """Let the first of several processes of one command do the work, with as many workers; tell the others to end.
 

@@ -1,10 +1,10 @@
 """`ipt tune`."""
 
 import argparse
-import os
 import sys
 from typing import Any
 
+from ipt_datasets.cli.launch import is_main_process
 from ipt_datasets.cli.options import add_output_options
 
 HELD_OUT_ROWS = 36
@@ -119,12 +119,12 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _show(prepared)
         return
-    if os.environ.get("RANK", "0") == "0":  # asked of accelerate here, it would not join processes on a CPU later
+    if is_main_process():
         print(counts(prepared), flush=True)
     tuned = tune(
         prepared, args.output, running, resume=args.resume, overwrite=args.overwrite, revision=args.model_revision
     )
-    if not _is_main_process():
+    if not is_main_process():
         return
     if not tuned.is_new:
         print(f"{tuned.path} is finished already: {prepared.plan.steps:,} steps")
@@ -170,9 +170,3 @@ def _show(prepared: Any) -> None:
         f"\n(the first sequence; what is learned stands between {'inverse' if sys.stdout.isatty() else '[[ and ]]'})\n"
     )
     print(counts(prepared))
-
-
-def _is_main_process() -> bool:
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)

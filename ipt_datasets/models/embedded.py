@@ -158,7 +158,12 @@ def _convert(gguf_file: Path, folder: Path) -> None:
         )
     from datasets.utils import tqdm
 
-    with tqdm(total=5, desc="Preparing smol", unit="step") as bar, _quiet_transformers():
+    with (
+        tqdm(total=5, desc="Preparing smol", unit="step") as bar,
+        quiet_transformers(),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        # One of its bars, over the tensors of the GGUF file, has no switch.
 
         def stage(name: str) -> None:
             bar.set_postfix_str(name, refresh=True)
@@ -219,16 +224,15 @@ def _load_tokenizer(gguf_file: Path, max_length: int) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Keep the bars and advice of transformers away from our own progress."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        # One of its bars, over the tensors of the GGUF file, has no switch.
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ipt_datasets.errors import EngineError, RecipeError, one_line
+from ipt_datasets.models.embedded import quiet_transformers
 from ipt_datasets.synthesis.engines.device import cpu_has_bfloat16
 from ipt_datasets.tuning.loss import compute_kept_logits_only
 from ipt_datasets.tuning.prepare import Prepared
@@ -90,16 +91,6 @@ def on_cpu() -> bool:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the bars and advice of the libraries away from our own progress."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
