@@ -18,8 +18,8 @@ LAYERS = [
     ("synthesis",),
     ("templating",),
     ("corpus",),
-    ("tasks",),
     ("quality",),
+    ("tasks",),
     ("tuning",),
     ("cli",),
 ]  # each may import what stands before it, and its own layer

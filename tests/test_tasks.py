@@ -29,14 +29,16 @@ from ipt_datasets.tasks.converters import (
 from ipt_datasets.tasks.derive import (
     add_options,
     add_rationales,
+    first_of_each_answer,
     gather,
     join_neighbours,
     order_by_place,
     shuffle_some,
 )
+from ipt_datasets.tasks.description import read_description, shipped_description
 from ipt_datasets.tasks.public_sets import read_written, write_table
 from ipt_datasets.tasks.select import OVERLAP_WORDS, Overlap, is_held_out, most_pairs
-from ipt_datasets.tasks.sets import Report, read_description, read_task_rows, read_texts
+from ipt_datasets.tasks.sets import Report, read_evaluation_rows, read_task_rows, read_texts
 
 TEXT = (
     "The lighthouse was built in 1884 by Anna Berg. It stands on the island of Utsira. "
@@ -96,6 +98,27 @@ def test_the_right_option_is_found_by_letter_number_and_text(answer):
     row = {"context": TEXT, "question": "Who?", "options": ["A) Anna Berg", "B) Karl Moe"], "answer": answer}
     pair = one(from_multiple_choice(row)).pairs[0]
     assert (pair.response, pair.options) == ("Karl Moe", ("Anna Berg", "Karl Moe"))
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "right"),
+    [
+        (["E. coli", "H. pylori", "B. subtilis"], "H. pylori", "H. pylori"),
+        (["E. coli", "B. subtilis"], "B", "B. subtilis"),  # by its place, not by what it begins with
+        (["3", "1", "2"], "1", "1"),
+        (["3", "1", "2"], 1, "1"),
+        (["3", "1", "2"], 2, "2"),
+        ([3, 1, 2], 1, "1"),
+        ("A) Anna Berg\nB) Karl Moe", "B", "Karl Moe"),
+        ({"text": ["Anna", "Karl"], "label": [1, 2]}, 2, "Karl"),
+        (["(A) one", "(B) two", "(D) four"], "(D) four", "(D) four"),
+    ],
+)
+def test_labels_are_taken_off_only_where_they_are_labels(options, answer, right):
+    row = {"context": TEXT, "question": "Which?", "options": options, "answer": answer}
+    pair = one(from_multiple_choice(row)).pairs[0]
+    assert pair.response == right
+    assert len(pair.options) == (len(options) if isinstance(options, list) else 2)
 
 
 def test_an_answer_outside_the_options_is_left_out_with_its_reason():
@@ -162,10 +185,32 @@ def test_only_neighbours_of_one_document_are_joined():
 def test_pairs_are_ordered_as_the_text_answers_them():
     ordered = order_by_place(TEXT, PAIRS)
     assert [pair.response for pair in ordered] == ["1884", "Anna Berg", "Utsira", "Karl Moe", "13 metres"]
-    again = Pair("Which woman built the lighthouse?", "Anna Berg.")
-    assert order_by_place(TEXT, (*PAIRS, again)) == ordered
     implied = Pair("Why is there no oil any more?", "Because of the electric light that Moe installed")
     assert order_by_place(TEXT, (*PAIRS, implied))[-3] == implied  # where its sentence begins
+
+
+def test_of_pairs_with_the_same_answer_the_first_is_tuned_on_and_all_are_asked(sets):
+    again = Pair("Which woman built the lighthouse?", "anna berg.")
+    chosen = Pair("Who, of the two?", "Anna Berg", ("Anna Berg", "Karl Moe"))
+    kept, left = first_of_each_answer((*PAIRS, again, chosen))
+    assert kept == (*PAIRS, chosen)
+    assert left == [LeftOut("same_answer", again.instruction)]
+    qas = [{"question": pair.instruction, "answer": pair.response} for pair in (*PAIRS, again)]
+    (sets.parent / "wiki.json").write_text(json.dumps([{"context": TEXT, "qas": qas}]))
+    for use, expected in (("tune", {"same_answer": 1}), ("evaluate", {})):
+        report = Report()
+        [text] = read_texts(replace(read_description(sets)["wiki"], use=use), sets.parent, report)
+        assert len(text.pairs) + report.left_out.total() == 6
+        assert report.left_out == expected
+
+
+def test_every_pair_beyond_the_most_of_a_text_is_counted(sets):
+    qas = [{"question": pair.instruction, "answer": pair.response} for pair in PAIRS]
+    (sets.parent / "wiki.json").write_text(json.dumps([{"context": TEXT, "qas": qas}]))
+    report = Report()
+    [text] = read_texts(replace(read_description(sets)["wiki"], max_pairs=2), sets.parent, report)
+    assert [pair.response for pair in text.pairs] == ["1884", "Utsira"]
+    assert report.left_out == {"over_max_pairs": 3}
 
 
 def test_about_the_given_share_of_texts_is_shuffled():
@@ -309,6 +354,21 @@ def test_the_split_depends_on_the_text_alone():
         ("[a", "cannot be read"),
         ("[a]\nfiles = ['none.json']\nconvert = 'squad'", "none.json"),
         ("[a]\nfiles = ['none']\nconvert = 'public'", "there is no folder"),
+        ("[a]\nfiles = ['/x.json']\nconvert = 'squad'", "has files = ['/x.json']; expected a list of files or globs"),
+        ("[a]\nfiles = 'x.json'\nconvert = 'squad'", "has files = 'x.json'"),
+        ("[a]\nfiles = ['x']\nconvert = 'squad'\nuse = 'train'", 'expected "tune" or "evaluate"'),
+        (
+            "[a]\nfiles = ['x']\nconvert = 'squad'\nmax_texts = 0",
+            "max_texts = 0; expected a whole number of at least 1",
+        ),
+        ("[a]\nfiles = ['x']\nconvert = 'squad'\noptions = 15", "options = 15; expected a share from 0 to 1"),
+        (
+            "[a]\nfiles = ['x']\nconvert = 'squad'\narguments = { text = 'c' }",
+            "got an unexpected keyword argument 'text'",
+        ),
+        ("[a]\nfiles = ['x']\nconvert = 'summary'", "missing a required argument: 'asked'"),
+        ("[a]\nfiles = ['x']\nconvert = 'prompts'\narguments = { pattern = '(' }", "which is no regular expression"),
+        ("[a]\nfiles = ['x']\nconvert = 'prompts'\narguments = { pattern = '(?P<text>.*)' }", "with the groups text;"),
     ],
 )
 def test_a_wrong_description_gets_one_clear_line(tmp_path, written, said):
@@ -325,9 +385,67 @@ def test_unknown_names_and_broken_lines_are_named(sets):
         read_task_rows(sets, sets.parent, names=["bool"])
 
 
-def test_the_shipped_description_is_whole():
-    from ipt_datasets.tasks.sets import shipped_description
+def test_rows_that_are_not_what_the_converter_reads_are_counted_and_the_others_used(sets):
+    rows = [
+        {"title": "x", "paragraphs": 5},
+        {"title": "y", "paragraphs": [{"context": TEXT, "qas": [7]}]},
+        "no row",
+        {"context": TEXT, "qas": [{"question": "Who built it?", "answer": "Anna Berg"}]},
+    ]
+    (sets.parent / "wiki.json").write_text(json.dumps({"version": "1", "data": rows}))
+    report = Report()
+    [text] = read_texts(read_description(sets)["wiki"], sets.parent, report)
+    assert text.pairs == (Pair("Who built it?", "Anna Berg"),)
+    assert report.left_out == {"unreadable": 3}
 
+
+def test_a_file_of_one_row_is_that_row(sets):
+    (sets.parent / "wiki.json").write_text(json.dumps({"context": TEXT, "qas": [{"question": "Who?", "answer": "A"}]}))
+    [text] = read_texts(read_description(sets)["wiki"], sets.parent, Report())
+    assert text.text == TEXT
+
+
+def test_files_that_cannot_be_read_get_one_clear_line(sets):
+    (sets.parent / "wiki.json").write_bytes('[{"context": "Zürich"}]'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"wiki\.json cannot be read: .*expected JSON in UTF-8"):
+        read_task_rows(sets, sets.parent, names=["wiki"])
+    (sets.parent / "wiki.json").write_text("[]")
+    with pytest.raises(InputError, match=r"\[wiki\] nothing was found in wiki\.json"):
+        read_task_rows(sets, sets.parent, names=["wiki"])
+    (sets.parent / "scitldr").mkdir()
+    sets.write_text(
+        "[written_abstracts]\nfiles = ['scitldr']\nconvert = 'public'\narguments = { pubmedqa = 'no.json' }"
+    )
+    with pytest.raises(InputError, match=r"\[written_abstracts\] .*scitldr cannot be read: FileNotFoundError"):
+        read_task_rows(sets, sets.parent)
+
+
+def test_what_is_left_out_of_an_evaluation_set_is_told(sets):
+    rows, report = read_evaluation_rows(sets, sets.parent, "unseen")
+    assert (len(rows), report.texts, report.pairs) == (1, 1, 1)
+    lines = [{"p": f"A place called {at}.", "q": "is it a place", "a": at % 3} for at in range(300)]
+    (sets.parent / "bool.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    sets.write_text(sets.read_text().replace("max_texts = 20", "max_texts = 150"))
+    rows, report = read_evaluation_rows(sets, sets.parent, "bool")  # tuned on, so these are its held-out texts
+    assert report.left_out == {"not_in_options": 100, "over_max_texts": 50}
+    assert 0 < len(rows) < 20
+
+
+CHINESE = "灯塔由安娜建于一八八四年。它位于乌特西拉岛上。直到一九五二年，灯里一直烧油。塔高十三米，有一百二十级台阶。"
+
+
+def test_texts_in_a_script_without_spaces_are_joined_ordered_and_compared_by_character():
+    pairs = (Pair("塔有多高？", "十三米"), Pair("谁建了灯塔？", "安娜"))
+    assert [pair.response for pair in order_by_place(CHINESE, pairs)] == ["安娜", "十三米"]
+    parts = [TaskText(CHINESE, pairs[:1], "d"), TaskText(CHINESE, pairs[1:], "d")]
+    assert len(list(join_neighbours(parts, 60))) == 2
+    assert len(list(join_neighbours(parts, 200))) == 1
+    known = Overlap([CHINESE])
+    assert f"前面还有别的话，{CHINESE[10:30]}后面也有。" in known
+    assert "海边有一座很老的塔，没有人知道是谁建的，也没有人上去过。" not in known
+
+
+def test_the_shipped_description_is_whole():
     described = read_description(shipped_description("smol"))
     unseen = {name for name, task_set in described.items() if task_set.use == "evaluate"}
     assert unseen == {"squad", "policyqa", "qed", "boolq"}

@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> None:
     from ipt_datasets.quality.report import render, render_samples
     from ipt_datasets.quality.rows import Rows, read_rows
     from ipt_datasets.synthesis.synthesizer import Synthesizer
-    from ipt_datasets.tasks.sets import read_description, read_evaluation_rows, shipped_description
+    from ipt_datasets.tasks.description import read_description, shipped_description
+    from ipt_datasets.tasks.sets import read_evaluation_rows
 
     both = args.accuracy == args.quality
     settings = synthesis_settings(args)
@@ -58,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
     sets = []
     for name in args.on:
         if args.data and name in read_description(shipped_description(args.sets)):
-            sets.append((name, Rows(read_evaluation_rows(shipped_description(args.sets), args.data, name))))
+            found, report = read_evaluation_rows(shipped_description(args.sets), args.data, name)
+            print("\n".join(report.lines(name)))
+            sets.append((name, Rows(found)))
         else:
             sets.append((name, read_rows(name, text_column=args.text_column, **source)))
     sheets = []

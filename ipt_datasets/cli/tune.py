@@ -23,6 +23,7 @@ def add_parser(commands: Any) -> None:
         help="task rows: a folder, a file or a Hub id; or with --data the description of task sets: smol, a TOML file",
     )
     tune.add_argument("--data", metavar="FOLDER", help="where the files of described task sets lie")
+    tune.add_argument("--only", metavar="NAME", nargs="+", help="of the described task sets only these")
     tune.add_argument(
         "--validation",
         metavar="ROWS",
@@ -74,6 +75,7 @@ def _add_running_options(tune: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Tune a model, or show what it would learn."""
+    from ipt_datasets.errors import RecipeError
     from ipt_datasets.tuning.prepare import prepare
     from ipt_datasets.tuning.report import counts
     from ipt_datasets.tuning.settings import TuneSettings
@@ -81,7 +83,13 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.dry_run:
         check_installed()
-    rows, validation, sets = _read_sets(args.on, args.data) if args.data else (_read_rows(args.on), None, {})
+    if args.only and not args.data:
+        raise RecipeError("--only names sets of a description; give the folder of their files with --data")
+    source = [args.on, *(["--data FOLDER"] if args.data else []), *(["--only", *args.only] if args.only else [])]
+    if args.data:
+        rows, validation, sets = _read_sets(args.on, args.data, args.only)
+    else:
+        rows, validation, sets = _read_rows(args.on), None, {}
     settings = TuneSettings(
         shots=args.shots,
         max_length=args.max_length,
@@ -111,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
         rows,
         settings,
         validation=_read_rows(args.validation) if args.validation else validation,
-        source=f"{args.on} --data FOLDER" if args.data else args.on,
+        source=" ".join(source),
         origins={name: (task_set.origin, task_set.licence) for name, task_set in sets.items()},
         revision=args.model_revision,
         adapter=args.adapter,
@@ -141,17 +149,18 @@ def _read_rows(on: str) -> Any:
     return open_source(on, streaming=False)
 
 
-def _read_sets(description: str, data: str) -> tuple[Any, Any, dict[str, Any]]:
+def _read_sets(description: str, data: str, names: list[str] | None) -> tuple[Any, Any, dict[str, Any]]:
     """Read described task sets: rows, held-out ones, and the descriptions; say what is left out."""
     from ipt_datasets.errors import InputError
-    from ipt_datasets.tasks.sets import read_description, read_task_rows, shipped_description
+    from ipt_datasets.tasks.description import read_description, shipped_description
+    from ipt_datasets.tasks.sets import read_task_rows
 
     path = shipped_description(description)
-    rows, reports = read_task_rows(path, data)
+    rows, reports = read_task_rows(path, data, names=names)
     for name, report in reports.items():
         print("\n".join(report.lines(name)))
     try:
-        held_out = read_task_rows(path, data, part="held_out")[0].shuffle(seed=1)
+        held_out = read_task_rows(path, data, part="held_out", names=names)[0].shuffle(seed=1)
     except InputError:  # the sets could be read above, so they are too small for a held-out text
         print("no text is held out of sets so small: the loss is that of the training alone")
         held_out = None

@@ -16,7 +16,9 @@ UNSPACED = (
 )
 """Scripts written without spaces: each of their characters counts as a word."""
 
-_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+"""A word as white space parts them, or a character of an unspaced script."""
+
 _JOINING = frozenset("’‘“”´′")
 
 
@@ -41,7 +43,7 @@ _KEPT = _Kept()
 
 def words(text: str) -> list[str]:
     """Give the words of a text: in lower case, without punctuation and symbols, articles kept."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().translate(_KEPT))
+    return WORD.findall(unicodedata.normalize("NFKC", text).casefold().translate(_KEPT))
 
 
 def tokens(text: str) -> list[str]:

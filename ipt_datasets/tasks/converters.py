@@ -12,6 +12,7 @@ from typing import Any
 
 from ipt_datasets.schema import Pair
 from ipt_datasets.synthesis.markup import PAPER
+from ipt_datasets.tasks.options import chosen_option, without_labels
 
 LEFT_OUT: Mapping[str, str] = {
     "no_text": "the text is missing or empty",
@@ -23,6 +24,7 @@ LEFT_OUT: Mapping[str, str] = {
     "unreadable": "the row has not the layout that the converter reads",
     "no_pairs": "a text without any pair that can be used",
     "duplicate": "the same question was already asked about this text",
+    "same_answer": "another pair about the text has this answer; left out of what is tuned on",
     "under_min_pairs": "fewer pairs than the set's texts must have",
     "over_max_pairs": "more pairs than the set may have on one text",
     "over_max_texts": "more texts than the set may have; those with most pairs were kept",
@@ -104,18 +106,24 @@ def from_multiple_choice(
 ) -> Converted:
     """Read a row with options; the answer is the text of one of them, its letter, or its number from 0.
 
-    Labels in front of options (`A)`, `(b)`, `C.`) are taken off.
+    Options are a list, a string with one a line, or `{"text": [...], "label": [...]}`. Labels in front of them (`A)`,
+    `(b)`, `C.`) are taken off where all options have theirs, in order: the "E." of "E. coli" is none.
     """
-    listed = _get(row, options)
-    if isinstance(listed, Mapping):  # {"text": [...], "label": [...]}
+    listed: Any = _get(row, options)
+    labels: Any = None
+    if isinstance(listed, Mapping):
         labels, listed = listed.get("label"), listed.get("text")
-    else:
-        labels = None
-    texts = [_LABEL.sub("", _string(option)) for option in listed or []]
+    elif isinstance(listed, str):
+        listed = listed.strip().splitlines()
+    texts, were_labelled = without_labels([_string(option) for option in listed or []])
     if len(texts) < 2:
         yield LeftOut("too_few_options", _shown(_get(row, question)))
         return
-    chosen = _chosen(_first(_get(row, answer)), texts, labels)
+    given = _first(_get(row, answer))
+    if isinstance(given, int) and not labels and isinstance(listed[0], str):  # a number is none of these texts
+        chosen = texts[given] if 0 <= given < len(texts) else None
+    else:
+        chosen = chosen_option(_string(given), texts, labels, were_labelled)
     if chosen is None:
         yield LeftOut("not_in_options", _shown(f"{_get(row, question)} -> {_get(row, answer)}"))
         return
@@ -249,9 +257,6 @@ CONVERTERS: Mapping[str, Callable[..., Converted]] = {
 }
 """The converters by the names that a task-set file uses."""
 
-_LABEL = re.compile(r"\A\s*(?:\(?[A-Ha-h][).:]|[A-H]\s+\))\s*")
-
-
 _ASKS = re.compile(
     r"(?i)(?:who|whom|whose|what|which|when|where|why|how|is|are|was|were|do|does|did|can|could|will|would|should|has|have"
     r"|had|in what|in which|at what|on what|for what|to what|by what|from what|under what|during what)\b"
@@ -281,19 +286,6 @@ def _first(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return next((found for found in map(_first, value) if _string(found)), None)
     return value
-
-
-def _chosen(answer: Any, options: Sequence[str], labels: Sequence[str] | None) -> str | None:
-    said = _LABEL.sub("", _string(answer)) or _string(answer)
-    if said in options:
-        return said
-    names = [_string(label).lower() for label in labels] if labels else [chr(ord("a") + at) for at in range(26)]
-    letter = _string(answer).strip("().: ").lower()
-    if letter in names[: len(options)]:
-        return options[names.index(letter)]
-    if letter.isdecimal() and int(letter) < len(options):
-        return options[int(letter)]
-    return next((option for option in options if option.strip(" .").lower() == said.strip(" .").lower()), None)
 
 
 def _as_question(asked: str) -> str:

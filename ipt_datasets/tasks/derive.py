@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
+from ipt_datasets.quality.overlap import WORD
 from ipt_datasets.schema import Pair
 from ipt_datasets.tasks.converters import LeftOut, TaskText
 from ipt_datasets.templating.draw import Draw
@@ -17,7 +18,7 @@ MAX_OPTION_WORDS = 8
 """Longer answers do not make good options."""
 
 LEADS = ("The text says: {}", "According to the text, {}", "It is stated that {}", "{}")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|(?<=[。！？])|\n+")
 
 
 def gather(texts: Iterable[TaskText | LeftOut]) -> Iterator[TaskText | LeftOut]:
@@ -48,7 +49,7 @@ def join_neighbours(texts: Iterable[TaskText | LeftOut], words: int) -> Iterator
             open_text
             and found.document
             and found.document == open_text.document
-            and len(open_text.text.split()) + len(found.text.split()) <= words
+            and len(WORD.findall(open_text.text)) + len(WORD.findall(found.text)) <= words
         ):
             open_text = replace(
                 open_text, text=f"{open_text.text}\n\n{found.text}", pairs=open_text.pairs + found.pairs
@@ -61,17 +62,21 @@ def join_neighbours(texts: Iterable[TaskText | LeftOut], words: int) -> Iterator
         yield open_text
 
 
-def order_by_place(text: str, pairs: Iterable[Pair]) -> tuple[Pair, ...]:
-    """Order pairs as the text answers them, of two with the same answer only the first.
-
-    A model that writes pairs in the order of the text knows what was asked already and what comes next.
-    """
-    sentences = _sentences(text)
+def first_of_each_answer(pairs: Iterable[Pair]) -> tuple[tuple[Pair, ...], list[LeftOut]]:
+    """Of free-form pairs with the same response keep the first: who learns the others learns to ask one thing twice."""
     kept: dict[str, Pair] = {}
+    left = []
     for pair in pairs:
         key = _plain(pair.response) if not (pair.options or pair.rationale) else _plain(pair.instruction)
-        kept.setdefault(key, pair)
-    return tuple(sorted(kept.values(), key=lambda pair: _place(text, sentences, pair)))
+        if kept.setdefault(key, pair) is not pair:
+            left.append(LeftOut("same_answer", pair.instruction))
+    return tuple(kept.values()), left
+
+
+def order_by_place(text: str, pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    """Order pairs as the text answers them: a model that writes so knows what was asked already and what comes next."""
+    sentences = _sentences(text)
+    return tuple(sorted(pairs, key=lambda pair: _place(text, sentences, pair)))
 
 
 def add_options(text: str, pairs: tuple[Pair, ...], share: float, seed: int) -> tuple[Pair, ...]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ipt_datasets.corpus.source import iter_rows, open_source
 from ipt_datasets.errors import InputError
@@ -34,21 +34,32 @@ def read_files(name: str, patterns: Iterable[str], data: Path) -> Iterator[Any]:
 
 
 def _json_rows(name: str, path: Path) -> Iterator[Any]:
-    """Read one JSON value (the elements of an array, the values of an object without `data`) or JSON lines."""
-    with path.open(encoding="utf-8") as file:
-        try:
-            content = json.load(file) if path.suffix == ".json" else None
-        except ValueError:
-            content = None  # JSON lines are often named .json, too
-        if content is not None:
-            if isinstance(content, dict) and "data" not in content:
-                content = list(content.values())
-            yield from content if isinstance(content, list) else [content]
-            return
-        file.seek(0)
-        for number, line in enumerate(file, 1):
+    """Read JSON lines, or one value: an array or an object's array `data` by its elements, or an object of objects."""
+    try:
+        with path.open(encoding="utf-8") as file:
             try:
-                if line.strip():
-                    yield json.loads(line)
-            except ValueError as error:
-                raise InputError(f"[{name}] {path}, line {number} is not JSON: {error}") from error
+                content = json.load(file) if path.suffix == ".json" else None
+            except json.JSONDecodeError:
+                content = None  # JSON lines are often named .json, too
+            if content is None:
+                file.seek(0)
+                yield from _json_lines(name, path, file)
+            elif isinstance(content, list):
+                yield from content
+            elif isinstance(content, dict) and isinstance(content.get("data"), list):
+                yield from content["data"]
+            elif isinstance(content, dict) and content and all(isinstance(each, dict) for each in content.values()):
+                yield from content.values()
+            else:
+                yield content
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"[{name}] {path} cannot be read: {error}; expected JSON in UTF-8") from error
+
+
+def _json_lines(name: str, path: Path, file: TextIO) -> Iterator[Any]:
+    for number, line in enumerate(file, 1):
+        try:
+            if line.strip():
+                yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"[{name}] {path}, line {number} is not JSON: {error}") from error

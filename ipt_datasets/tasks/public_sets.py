@@ -35,13 +35,15 @@ def read_fairytaleqa(folder: Path) -> Converted:
         )
         by_section: dict[str, list[Pair]] = {}
         for row in _csv_rows(questions):
-            if row["cor_section"].strip().isdecimal():
+            if not row["answer1"].strip():
+                yield LeftOut("no_answer", row["question"])
+            elif row["cor_section"].strip().isdecimal():
                 pair = Pair(" ".join(row["question"].split()), row["answer1"].strip())
                 by_section.setdefault(row["cor_section"].strip(), []).append(pair)
             else:
                 yield LeftOut("unreadable", f"about several sections: {row['question']}")
         for row in _csv_rows(story):
-            if pairs := [pair for pair in by_section.get(row["section"].strip(), []) if pair.response]:
+            if pairs := by_section.get(row["section"].strip()):
                 yield TaskText(row["text"].strip(), tuple(pairs), document=name)
             else:
                 yield LeftOut("no_pairs", f"{name}, section {row['section']}")

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from ipt_datasets.quality.overlap import UNSPACED
 from ipt_datasets.tasks.converters import LeftOut, TaskText
 from ipt_datasets.templating.draw import Draw
+
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 OVERLAP_WORDS = 13
 """So many words in a row in common make two texts the same, as in the contamination checks of GPT-3 (Brown et al.
@@ -47,6 +50,6 @@ class Overlap:
 
 
 def _runs(text: str) -> Iterator[int]:
-    words = re.findall(r"\w+", text.lower())
+    words = _WORD.findall(text.lower())
     for start in range(max(len(words) - OVERLAP_WORDS + 1, 1)):
         yield hash(tuple(words[start : start + OVERLAP_WORDS]))

@@ -16,7 +16,8 @@ from xml.etree import ElementTree
 
 from ipt_datasets.quality.evaluate import ScoreSheet, evaluate
 from ipt_datasets.synthesis.synthesizer import Synthesizer
-from ipt_datasets.tasks.sets import read_evaluation_rows, shipped_description
+from ipt_datasets.tasks.description import shipped_description
+from ipt_datasets.tasks.sets import read_evaluation_rows
 from ipt_datasets.templating.draw import Draw
 
 GOLD = ("squadshifts_new_wiki", "squad", "policyqa", "qed", "boolq")
@@ -115,7 +116,7 @@ def main() -> None:
         print("give the folder of the task sets and raw corpora with --data; nothing measured")
         return
     sets: dict[str, Any] = {
-        name: gold(read_evaluation_rows(shipped_description("smol"), args.data / "tasks", name), args.texts)
+        name: gold(read_evaluation_rows(shipped_description("smol"), args.data / "tasks", name)[0], args.texts)
         for name in GOLD
     }
     for name, category in ABSTRACTS.items():
