@@ -1,5 +1,6 @@
 """`Synthesizer` on batches: columns, statuses, long texts, limits, errors."""
 
+import json
 import pickle
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pytest
 
 from ipt_datasets import Pair, Recipe, Synthesizer
 from ipt_datasets.errors import EngineError, InputError, RecipeError
+from ipt_datasets.models.embedded import BASE_ID
 from ipt_datasets.recipe import RECIPE_VERSION
 from ipt_datasets.schema import STATUSES, SYNTHESIS_FEATURES
 from ipt_datasets.synthesis.engines.scripted import ScriptedEngine, write_pairs
@@ -145,7 +147,7 @@ def test_a_bad_setting_is_one_clear_line(settings, said):
     assert "\n" not in str(raised.value)
 
 
-def test_penalties_are_those_of_the_embedded_model_unless_given():
+def test_penalties_are_those_of_the_embedded_model_and_its_like_unless_given(tmp_path):
     def penalties(**settings):
         recipe = Synthesizer(engine="transformers", **settings)._recipe
         return recipe.frequency_penalty, recipe.presence_penalty
@@ -153,6 +155,11 @@ def test_penalties_are_those_of_the_embedded_model_unless_given():
     assert penalties(model="smol") == (0.2, 1.0)
     assert penalties(model="smol-base") == (0.1, 0.0)
     assert penalties(model="some/model") == (0.0, 0.0)
+    for base, expected in ((BASE_ID, (0.2, 1.0)), ("some/model", (0.0, 0.0))):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        assert penalties(model=tmp_path) == expected
+    (tmp_path / "adapter_config.json").write_text("[")
+    assert penalties(model=tmp_path) == (0.0, 0.0)
     assert penalties(model="smol", presence_penalty=0.0) == (0.2, 0.0)
     assert penalties(model="smol", frequency_penalty=0.0) == (0.0, 1.0)
 

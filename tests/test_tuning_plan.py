@@ -11,7 +11,16 @@ from ipt_datasets.errors import InputError, RecipeError
 from ipt_datasets.schema import Pair
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.synthesis.prompts import Prompter
-from ipt_datasets.tuning.plan import MASKED, ForwardPasses, deal, encode_sequence, make_plan, share_out, split_step
+from ipt_datasets.tuning.plan import (
+    MASKED,
+    ForwardPasses,
+    deal,
+    encode_sequence,
+    make_plan,
+    read_and_learned,
+    share_out,
+    split_step,
+)
 from ipt_datasets.tuning.report import marked
 from ipt_datasets.tuning.settings import TuneSettings
 from ipt_datasets.tuning.shots import ShotTable, read_shots
@@ -249,3 +258,20 @@ def test_processes_that_take_turns_have_about_the_same_work(processes, rounds, d
     assert max(work) - min(work) <= max(costs)
     if processes == 1:
         assert sorted(order, key=lambda index: -costs[index]) == order
+
+
+@given(st.integers(1, 6), st.booleans())
+@settings(deadline=None, max_examples=10)
+def test_what_is_read_and_learned_of_each_set_adds_up(smol_tokenizer, steps, shown):
+    both = rows(12, "a") + rows(9, "b")
+    given_ = settings_of(epochs=None, max_steps=steps, shown_first=("b",) if shown else ())
+    shots = read_shots(both, Prompter(smol_tokenizer, PAPER), 400, "test", given_.shown_first)
+    plan = make_plan(shots.table, given_)
+    read, learned = read_and_learned(shots.table, plan)
+    assert read.sum() == plan.tokens[-1]
+    assert learned.sum() == plan.learned[-1]
+    labels = [0, 0]
+    for step in range(plan.steps):
+        for sequence in plan.sequences(step):
+            labels[shots.table.sets[sequence[0]]] += sum(id_ != MASKED for id_ in encode_sequence(shots, sequence)[1])
+    assert labels == learned.tolist()

@@ -15,6 +15,7 @@ from datasets import Dataset
 from ipt_datasets.errors import EngineError, InputError, OutputError, RecipeError
 from ipt_datasets.models.adapter import merge_adapter
 from ipt_datasets.models.embedded import prepare_smol
+from ipt_datasets.models.identity import locate
 from ipt_datasets.schema import TASK_FEATURES, Pair
 from ipt_datasets.tuning import loading, train
 from ipt_datasets.tuning.folder import TuningFolder, is_whole
@@ -310,6 +311,33 @@ def test_fused_layers_learn_the_same(tiny, undisturbed, tmp_path):
     assert set(weights_of(fused.path)) == set(weights_of(plain.path))  # the names say nothing of it
 
 
+def test_an_adapter_of_another_model_is_one_clear_line(tiny, tmp_path):
+    settings = TuneSettings(max_length=160, batch_tokens=400, max_steps=1)
+    with pytest.raises(EngineError, match=r"does not fit model .*; give the model it was made for") as raised:
+        tune(prepare(str(tiny), task_rows(), settings, adapter="smol"), tmp_path / "out", RUNNING)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_an_adapter_keeps_the_commit_of_its_base(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(model, revision=None, **_):
+        asked.append((model, revision))
+        return str(tiny)
+
+    given = replace(prepared(tiny, max_steps=1), location=str(tiny))  # a name, as of a Hub id
+    tuned = tune(given, tmp_path / "out", RUNNING)
+    path = tuned.path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    assert config["revision"] == json.loads((tuned.path / "recipe.json").read_text())["model"]["revision"]
+    path.write_text(json.dumps(config | {"base_model_name_or_path": "me/tiny"}))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setenv("IPT_DATASETS_CACHE", str(tmp_path / "cache"))
+    assert list(locate(str(tuned.path), "transformers").glob("*.safetensors"))
+    assert asked == [("me/tiny", config["revision"])]
+
+
 def test_all_weights_are_tuned_without_an_adapter(tiny, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -420,8 +448,32 @@ def test_the_command_shows_without_writing(tiny, rows_file, tmp_path):
     assert list(tmp_path.iterdir()) == []
     done = ipt(tiny, tmp_path / "out", "--on", rows_file, "--max-steps", 3, "--epochs", 3)
     assert done.returncode == 2
+    done = ipt(tiny, tmp_path / "out", "--on", rows_file, "--only", "houses")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     done = ipt(tiny, tmp_path / "out", "--on", tmp_path / "nowhere.parquet")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_of_described_sets_only_the_named_ones_are_read_and_what_is_left_out_is_on_the_card(tiny, tmp_path):
+    sets = {name: [{"context": f"House {n} is red.", "qas": [{"question": f"{name} {n}?", "answer": "red"}]} for n in
+            range(30)] for name in ("a", "b")}  # fmt: skip
+    sets["a"].append({"context": "", "qas": [{"question": "Who?", "answer": "x"}]})
+    for name, rows in sets.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    described = "\n".join(f"[{name}]\nfiles = ['{name}.json']\nconvert = 'squad'\nlicence = 'CC0'" for name in sets)
+    (tmp_path / "sets.toml").write_text(described)
+    given = ("--on", tmp_path / "sets.toml", "--data", tmp_path, "--only", "a")
+    done = ipt(tiny, tmp_path / "out", *given, "--max-steps", 1, "--batch-tokens", 100, "--max-length", 160)
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "out" / "README.md").read_text()
+    [row] = [line for line in card.splitlines() if line.startswith("| a |")]
+    assert row.startswith("| a |  | CC0 | ")
+    assert row.endswith("| 1 no_text |")
+    assert not [line for line in card.splitlines() if line.startswith("| b |")]
+    assert f"--on {tmp_path / 'sets.toml'} --data FOLDER --only a --" in card
+    done = ipt(tiny, tmp_path / "out2", *given[:-1], "c", "--dry-run")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "has no set c; it has a, b" in done.stderr
 
 
 @pytest.mark.slow

@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 
 def add_source_options(parser: argparse.ArgumentParser, config_name: str | None = None) -> None:
-    """Add what says which part of the input is read."""
+    """Add what says which part of the input is read, and where its raw texts stand."""
+    group = add_row_options(parser, config_name)
+    group.add_argument("--text-column", default="text", help="the column of raw texts (%(default)s)")
+
+
+def add_row_options(parser: argparse.ArgumentParser, config_name: str | None = None) -> Any:
+    """Add what says which part of the input is read; gives their group."""
     group = parser.add_argument_group("input")
     group.add_argument("--split", default="train", help="(%(default)s)")
     group.add_argument("--config-name", metavar="C", default=config_name, help="config of the dataset (%(default)s)")
     group.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id")
-    group.add_argument("--text-column", default="text", help="the column of raw texts (%(default)s)")
+    return group
 
 
 def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = True) -> None:
@@ -55,7 +61,7 @@ def add_synthesis_options(parser: argparse.ArgumentParser, with_model: bool = Tr
     group.add_argument(
         "--frequency-penalty",
         type=float,
-        help="0 is off; against loops, stronger each time (smol 0.2, smol-base 0.1, else 0)",
+        help="0 is off; against loops, stronger each time (smol and adapters like it 0.2, smol-base 0.1, else 0)",
     )
     group.add_argument("--presence-penalty", type=float, help="0 is off; against loops, always alike (smol 1, else 0)")
     group.add_argument("--long-texts", default="split", choices=LONG_TEXTS, help="(%(default)s)")

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from ipt_datasets.cli.launch import is_main_process
-from ipt_datasets.cli.options import add_output_options
+from ipt_datasets.cli.options import add_output_options, add_row_options
 
 HELD_OUT_ROWS = 36
 """So many held-out rows of described task sets are evaluated again and again in a training."""
@@ -32,6 +32,7 @@ def add_parser(commands: Any) -> None:
     tune.add_argument("--model-revision", metavar="R", help="branch, tag or commit of the model's Hub id")
     tune.add_argument("--dry-run", action="store_true", help="show what would be learned; writes nothing")
     tune.add_argument("--seed", type=int, default=0, help="for dealing, order and first weights (%(default)s)")
+    add_row_options(tune)
     _add_length_options(tune)
     _add_weight_options(tune)
     _add_running_options(tune)
@@ -85,11 +86,12 @@ def run(args: argparse.Namespace) -> None:
         check_installed()
     if args.only and not args.data:
         raise RecipeError("--only names sets of a description; give the folder of their files with --data")
-    source = [args.on, *(["--data FOLDER"] if args.data else []), *(["--only", *args.only] if args.only else [])]
+    source = {"split": args.split, "config_name": args.config_name, "revision": args.revision}
+    told = [args.on, *(["--data FOLDER"] if args.data else []), *(["--only", *args.only] if args.only else [])]
     if args.data:
-        rows, validation, sets = _read_sets(args.on, args.data, args.only)
+        rows, validation, sets, left_out = _read_sets(args.on, args.data, args.only)
     else:
-        rows, validation, sets = _read_rows(args.on), None, {}
+        rows, validation, sets, left_out = _read_rows(args.on, **source), None, {}, {}
     settings = TuneSettings(
         shots=args.shots,
         max_length=args.max_length,
@@ -119,8 +121,9 @@ def run(args: argparse.Namespace) -> None:
         rows,
         settings,
         validation=_read_rows(args.validation) if args.validation else validation,
-        source=" ".join(source),
+        source=" ".join(told),
         origins={name: (task_set.origin, task_set.licence) for name, task_set in sets.items()},
+        left_out=left_out,
         revision=args.model_revision,
         adapter=args.adapter,
     )
@@ -142,15 +145,15 @@ def run(args: argparse.Namespace) -> None:
     print(f"{prepared.plan.steps:,} steps, {int(prepared.plan.tokens[-1]):,} tokens{said}. It lies in {tuned.path}")
 
 
-def _read_rows(on: str) -> Any:
+def _read_rows(on: str, **source: Any) -> Any:
     """Read task rows, with the columns of `schema.TASK_FEATURES`, from what `load_dataset` takes."""
     from ipt_datasets.corpus.source import open_source
 
-    return open_source(on, streaming=False)
+    return open_source(on, streaming=False, **source)
 
 
-def _read_sets(description: str, data: str, names: list[str] | None) -> tuple[Any, Any, dict[str, Any]]:
-    """Read described task sets: rows, held-out ones, and the descriptions; say what is left out."""
+def _read_sets(description: str, data: str, names: list[str] | None) -> tuple[Any, Any, dict[str, Any], Any]:
+    """Read described task sets: rows, held-out ones, the descriptions, and what is left out, which is also said."""
     from ipt_datasets.errors import InputError
     from ipt_datasets.tasks.description import read_description, shipped_description
     from ipt_datasets.tasks.sets import read_task_rows
@@ -165,7 +168,8 @@ def _read_sets(description: str, data: str, names: list[str] | None) -> tuple[An
         print("no text is held out of sets so small: the loss is that of the training alone")
         held_out = None
     sets = {name: task_set for name, task_set in read_description(path).items() if name in reports}
-    return rows, held_out and held_out.select(range(min(HELD_OUT_ROWS, len(held_out)))), sets
+    left_out = {name: dict(report.left_out.most_common()) for name, report in reports.items()}
+    return rows, held_out and held_out.select(range(min(HELD_OUT_ROWS, len(held_out)))), sets, left_out
 
 
 def _show(prepared: Any) -> None:

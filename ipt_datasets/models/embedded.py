@@ -77,7 +77,7 @@ def smol_revision(*, tuned: bool = True) -> str:
     return f"{base}-{_sha256(ADAPTER / 'adapter_model.safetensors')}" if tuned else base
 
 
-def build_folder_once(folder: Path, fill: Callable[[Path], None]) -> Path:
+def build_folder_once(folder: Path, fill: Callable[[Path], None], what: str = "the embedded model") -> Path:
     """Give `folder`; if it is absent, let `fill` write it, such that it is only ever seen whole.
 
     `fill` writes into a temporary sibling, which gets the final name when everything is on the disk. A file lock lets
@@ -86,6 +86,7 @@ def build_folder_once(folder: Path, fill: Callable[[Path], None]) -> Path:
     Args:
         folder: the final path; its parents are made.
         fill: receives an empty folder and writes the files into it.
+        what: how a message names the model.
 
     Raises:
         EngineError: the folder cannot be written or `fill` failed; nothing is left under the final name.
@@ -103,7 +104,7 @@ def build_folder_once(folder: Path, fill: Callable[[Path], None]) -> Path:
     except Exception as error:  # safetensors, gguf and transformers have error types of their own for a full disk
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EngineError(
-            f"the embedded model could not be prepared in {str(folder.parent)!r}: {reason}; it needs a writable folder "
+            f"{what} could not be prepared in {str(folder.parent)!r}: {reason}; it needs a writable folder "
             "with 300 MB of free space, and IPT_DATASETS_CACHE names another one"
         ) from error
     return folder

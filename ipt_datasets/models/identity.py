@@ -19,6 +19,7 @@ from ipt_datasets.models.embedded import (
 
 SAMPLES = 256
 SAMPLE_BYTES = 4096
+_MODEL_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
 def locate(model: str, engine: str) -> str | Path:
@@ -45,6 +46,20 @@ def locate(model: str, engine: str) -> str | Path:
     return model
 
 
+def embedded_name(model: str) -> str:
+    """Give "smol" for it and for the folder of a LoRA adapter on the same base, "smol-base" for that, "" for others.
+
+    What suits the embedded synthesizer suits others that were tuned from its base.
+    """
+    if model in EMBEDDED:
+        return model
+    try:
+        base = json.loads((Path(model) / ADAPTER_CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return "smol" if base == BASE_ID else ""
+
+
 def resolve_revision(model: str, revision: str, engine: str) -> str:
     """Give what identifies the weights: a Hub commit, or a hash of the embedded model or of a folder's files.
 
@@ -67,23 +82,26 @@ def resolve_revision(model: str, revision: str, engine: str) -> str:
 def _merged(adapter: Path) -> Path:
     """Give the folder of an adapter's base model with the adapter merged in."""
     try:
-        base_name = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+        config = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))
+        base_name = config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError) as error:
         raise EngineError(f"{adapter} holds adapter weights without a readable {ADAPTER_CONFIG}: {error}") from error
     base = prepare_smol(tuned=False) if base_name == BASE_ID else locate(base_name, "")
     if isinstance(base, str):
-        base = Path(_snapshot(base))
+        base = Path(_snapshot(base, config.get("revision")))
     identity = hashlib.sha256(f"{hash_folder(adapter)} {hash_folder(base)}".encode()).hexdigest()[:16]
-    return build_folder_once(default_cache() / f"merged-{identity}", lambda folder: write_merged(base, adapter, folder))
+    merged = default_cache() / f"merged-{identity}"
+    return build_folder_once(merged, lambda folder: write_merged(base, adapter, folder), f"{adapter} with its base")
 
 
-def _snapshot(model: str) -> str:
+def _snapshot(model: str, revision: str | None) -> str:
     from huggingface_hub import snapshot_download
 
     try:
-        return snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"])
+        return snapshot_download(model, revision=revision, allow_patterns=_MODEL_FILES)
     except Exception as error:  # each transport has errors of its own
-        raise EngineError(f"the base model {model!r} of an adapter cannot be had: {one_line(error)}") from error
+        at = f" at revision {revision!r}" if revision else ""
+        raise EngineError(f"the base model {model!r}{at} of an adapter cannot be had: {one_line(error)}") from error
 
 
 def hash_folder(folder: Path) -> str:

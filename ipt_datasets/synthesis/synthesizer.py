@@ -11,7 +11,7 @@ from datasets import Features
 from datasets.formatting.formatting import LazyBatch
 
 from ipt_datasets.errors import EngineError, InputError, RecipeError
-from ipt_datasets.models.identity import locate, resolve_revision
+from ipt_datasets.models.identity import embedded_name, locate, resolve_revision
 from ipt_datasets.recipe import Recipe, read_primer
 from ipt_datasets.schema import SYNTHESIS_FEATURES, Pair, TypedColumn
 from ipt_datasets.synthesis.chains import Shot
@@ -60,7 +60,7 @@ class Synthesizer:
         top_p: share of the probability that sampling draws from.
         repetition_penalty: 1 is off; more also punishes the words of the text.
         frequency_penalty: 0 is off; more punishes what the completion repeats, the more the oftener; None: 0, for
-            "smol" and "smol-base" that of SMOL_PENALTIES.
+            "smol", adapters on the same base and "smol-base" that of SMOL_PENALTIES.
         presence_penalty: the same, equally much however often; None: likewise.
         max_windows: the most windows of one long text.
         max_pairs: the most pairs kept of one text.
@@ -104,7 +104,7 @@ class Synthesizer:
         if servers and engine != "server":
             raise RecipeError(f"servers are given with engine={kind!r}; they are for engine='server'")
         model = "scripted" if kind == "scripted" else str(model)
-        penalties = SMOL_PENALTIES.get(model, {})
+        penalties = SMOL_PENALTIES.get(embedded_name(model), {})
         if frequency_penalty is None:
             frequency_penalty = penalties.get("frequency_penalty", 0.0)
         if presence_penalty is None:

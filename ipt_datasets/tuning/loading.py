@@ -50,7 +50,13 @@ def load_model(prepared: Prepared, revision: str | None, gradient_checkpointing:
         from peft import LoraConfig, PeftModel, get_peft_model
 
         if prepared.adapter:
-            model = PeftModel.from_pretrained(model, str(prepared.adapter), is_trainable=True)
+            try:
+                model = PeftModel.from_pretrained(model, str(prepared.adapter), is_trainable=True)
+            except (RuntimeError, ValueError) as error:
+                raise EngineError(
+                    f"adapter {str(prepared.adapter)!r} does not fit model {prepared.model!r}: {one_line(error):.200}; "
+                    "give the model it was made for"
+                ) from error
         else:
             config = LoraConfig(
                 r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"

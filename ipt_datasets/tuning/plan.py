@@ -109,6 +109,17 @@ def deal(table: ShotTable, most: int, max_length: int, seed: int, epoch: int) ->
     return [sequence for _, sequence in sorted(dealt, key=lambda entry: entry[0])]
 
 
+def read_and_learned(table: ShotTable, plan: Plan) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Give how many tokens of each set the whole training reads, and how many of them it learns."""
+    first = plan.sequence_starts[:-1]
+    only_read = np.zeros(len(plan.shots), np.bool_)
+    only_read[first] = table.shown_first[table.sets[plan.shots[first]]]
+    sets, number = table.sets[plan.shots], len(table.set_names)
+    learned = np.where(only_read, 0, table.learned[plan.shots])
+    read = np.bincount(sets, table.lengths[plan.shots], number)
+    return read.astype(np.int64), np.bincount(sets, learned, number).astype(np.int64)
+
+
 def _read_only(table: ShotTable, sequence: Sequence[int]) -> int:
     """Tell how many shots at the beginning of a sequence are read and not learned."""
     return int(table.shown_first[table.sets[sequence[0]]])

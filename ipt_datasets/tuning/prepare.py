@@ -32,6 +32,7 @@ class Prepared:
         plan: what is read, in order.
         source: where the rows come from.
         origins: of each task set, where it comes from and under which licence, as far as it is known.
+        left_out: of each task set, how often each reason of `tasks.converters.LEFT_OUT` was met.
         adapter: the folder of the LoRA adapter whose weights the training begins with; None: new ones.
     """
 
@@ -44,6 +45,7 @@ class Prepared:
     plan: Plan
     source: str = ""
     origins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     adapter: Path | None = None
 
 
@@ -55,6 +57,7 @@ def prepare(
     validation: Rows | None = None,
     source: str = "the rows",
     origins: Mapping[str, tuple[str, str]] | None = None,
+    left_out: Mapping[str, Mapping[str, int]] | None = None,
     revision: str | None = None,
     adapter: str | Path | None = None,
 ) -> Prepared:
@@ -67,6 +70,7 @@ def prepare(
         validation: rows of which only the loss is computed.
         source: how messages and the card name the rows.
         origins: of each task set, where it comes from and under which licence, for the card.
+        left_out: of each task set, what was not made a row, for the card.
         revision: branch, tag or commit of a Hub id.
         adapter: "smol" (the shipped one) or the folder of a LoRA adapter, to go on from its weights.
 
@@ -87,7 +91,9 @@ def prepare(
     if validation is not None:
         held_out = read_shots(validation, prompter, settings.max_length, "the held-out rows", settings.shown_first)
     plan = make_plan(shots.table, settings)
-    return Prepared(model, location, settings, prompter, shots, held_out, plan, source, origins or {}, begin_with)
+    return Prepared(
+        model, location, settings, prompter, shots, held_out, plan, source, origins or {}, left_out or {}, begin_with
+    )
 
 
 def _checked_adapter(adapter: str | Path, settings: TuneSettings) -> Path:

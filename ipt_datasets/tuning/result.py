@@ -9,6 +9,7 @@ import numpy as np
 
 from ipt_datasets.corpus.folder import CARD, RECIPE
 from ipt_datasets.tuning.folder import TuningFolder
+from ipt_datasets.tuning.plan import read_and_learned
 from ipt_datasets.tuning.prepare import Prepared
 
 PICTURE, LOG = "loss.png", "training_log.jsonl"
@@ -43,6 +44,8 @@ def write_result(
             if parameter.requires_grad:  # half the size, and the base it is added to has no more digits
                 parameter.data = parameter.data.to(torch.bfloat16)
         model.peft_config["default"].base_model_name_or_path = base
+        if isinstance(prepared.location, str):  # a Hub id: its commit
+            model.peft_config["default"].revision = recipe["model"]["revision"]
         model.save_pretrained(result, save_embedding_layers=False)
     else:
         model.config.use_cache = True
@@ -98,13 +101,12 @@ def render_card(prepared: Prepared, log: Sequence[Mapping[str, Any]], recipe: Ma
         "tags: [instruction-pretraining, synthetic-data, ipt-datasets]",
         "---",
     ]
+    rows = np.bincount(table.sets, minlength=len(table.set_names))
     sets = []
-    for number, name in enumerate(table.set_names):
-        own = table.sets == number
-        cells = [name or "(unnamed)", *prepared.origins.get(name, ("", ""))]
-        cells += [
-            f"{count:,}" for count in (int(own.sum()), int(table.lengths[own].sum()), int(table.learned[own].sum()))
-        ]
+    for name, *counts in zip(table.set_names, rows, *read_and_learned(table, plan), strict=True):
+        cells = [name or "(unnamed)", *prepared.origins.get(name, ("", "")), *(f"{int(count):,}" for count in counts)]
+        left_out = prepared.left_out.get(name, {})
+        cells.append(", ".join(f"{count:,} {reason}" for reason, count in left_out.items()))
         sets.append(f"| {' | '.join(cells)} |")
     last = [entry["loss"] for entry in log if "loss" in entry][-20:]
     held_out = [(entry["step"], entry["held_out_loss"]) for entry in log if "held_out_loss" in entry]
@@ -127,8 +129,8 @@ def render_card(prepared: Prepared, log: Sequence[Mapping[str, Any]], recipe: Ma
         "",
         "## What it was tuned on",
         "",
-        "| set | from | licence | rows | tokens | of them learned |",
-        "|---|---|---|---:|---:|---:|",
+        "| set | from | licence | rows | tokens read | of them learned | left out |",
+        "|---|---|---|---:|---:|---:|---|",
         *sets,
         "",
         f"Up to {settings.shots} rows of one set make a sequence of at most {settings.max_length:,} tokens. The texts "
