@@ -279,6 +279,20 @@ def test_one_engine_serves_every_pass_and_stays_the_caller_s():
     assert synthesizer.recipe.shots == 5
 
 
+def test_gold_pairs_without_both_halves_count_nowhere_and_are_told():
+    gaps = [
+        Pair("What is missing?", " "),
+        {"instruction": None, "response": "x"},
+        {"instruction": "Y?", "response": None},
+    ]
+    rows = [(HERONS, [*gaps, ABOUT_HERONS]), (FOXES, [ABOUT_FOXES]), (LONG, gaps)]
+    whole = [(HERONS, [ABOUT_HERONS]), (FOXES, [ABOUT_FOXES]), (LONG, [])]
+    sheets = [evaluate(Synthesizer(engine="scripted"), each, samples=0).to_dict() for each in (rows, whole)]
+    assert [sheet.pop("incomplete_gold") for sheet in sheets] == [6, 0]
+    assert sheets[0] == sheets[1]
+    assert "left out 6 gold pairs" in render(evaluate(Synthesizer(engine="scripted"), rows))
+
+
 def test_examples_stand_before_every_text_and_are_not_scored():
     asked = []
 
@@ -353,7 +367,7 @@ def test_memory_does_not_hold_the_texts():
         ([(HERONS, [])], {"samples": -1}, RecipeError, "samples"),
         ([(HERONS, [("only an instruction",)])], {}, InputError, "row 0"),
         ([(HERONS, [Pair("a?", "b")]), {"pairs": []}], {}, InputError, "row 1"),
-        ([(HERONS, [{"instruction": None, "response": "b"}])], {}, InputError, "row 0"),
+        ([(HERONS, [{"instruction": 5, "response": "b"}])], {}, InputError, "row 0"),
         ([7], {}, InputError, "row 0"),
         ([(7, [])], {}, InputError, "row 0"),
     ],

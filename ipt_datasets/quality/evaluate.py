@@ -28,6 +28,7 @@ class ScoreSheet:
         package: version of ipt-datasets.
         texts: rows that were read.
         texts_with_gold: those with gold pairs.
+        incomplete_gold: gold pairs without an instruction or a response, which count nowhere.
         accuracy: numbers of the answers to gold instructions; None if none were asked.
         passes: one a number of shots, then one with examples:
             {"shots": ..., "examples": ..., "quality": {...}, "yield": {...}, ...}.
@@ -41,6 +42,7 @@ class ScoreSheet:
     package: str
     texts: int
     texts_with_gold: int
+    incomplete_gold: int
     accuracy: dict[str, Any] | None
     passes: list[dict[str, Any]]
     samples: list[dict[str, Any]]
@@ -122,6 +124,7 @@ def evaluate(
         package=version("ipt-datasets"),
         texts=n_texts,
         texts_with_gold=with_gold,
+        incomplete_gold=texts.incomplete(),
         accuracy=answered,
         passes=passes,
         samples=shown,

@@ -128,7 +128,8 @@ def render(sheet: ScoreSheet) -> str:
     """Give a score sheet as a table: accuracy first, then a column a pass."""
     revision = f"@{sheet.revision}" if sheet.revision else ""
     lines = [
-        f"{sheet.name or 'texts'}: {sheet.texts:,} texts, {sheet.texts_with_gold:,} with gold pairs",
+        f"{sheet.name or 'texts'}: {sheet.texts:,} texts, {sheet.texts_with_gold:,} with gold pairs"
+        + (f"; left out {sheet.incomplete_gold:,} gold pairs without both halves" if sheet.incomplete_gold else ""),
         f"{sheet.model}{revision}, {sheet.recipe['engine']}, markup {sheet.recipe['markup']}",
     ]
     if sheet.accuracy is not None:

@@ -1,7 +1,7 @@
 """What a synthesizer is scored on: texts with their gold pairs, read anew for every pass."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,8 @@ TextWithPairs = tuple[str | None, list[Pair]]
 class Rows:
     """Texts with gold pairs, to be iterated over as often as needed; nothing is held in memory.
 
+    A gold pair without an instruction or a response is left aside; `incomplete` counts these.
+
     Attributes:
         source: rows, each a mapping or a (text, pairs) tuple; the pairs are whatever `Pair.read` reads.
         text_column: where a mapping holds the text; its gold pairs are in `pairs`, which may be missing or null.
@@ -30,6 +32,14 @@ class Rows:
     skip: int = 0
 
     def __iter__(self) -> Iterator[TextWithPairs]:
+        for text, pairs in self._all():
+            yield text, [pair for pair in pairs if _is_complete(pair)]
+
+    def incomplete(self) -> int:
+        """Count the gold pairs without an instruction or a response."""
+        return sum(not _is_complete(pair) for _, pairs in self._all() for pair in pairs)
+
+    def _all(self) -> Iterator[TextWithPairs]:
         end = None if self.limit is None else self.skip + self.limit
         for number, row in enumerate(islice(self.source, self.skip, end), self.skip):
             try:
@@ -45,10 +55,15 @@ class Rows:
 def _read(row: Any, text_column: str) -> TextWithPairs:
     text, pairs = (row[text_column], row.get("pairs")) if isinstance(row, Mapping) else row
     gold = [Pair.read(pair) for pair in pairs or ()]
+    gold = [replace(pair, instruction=pair.instruction or "", response=pair.response or "") for pair in gold]
     strings = [part for pair in gold for part in (pair.instruction, pair.response, pair.rationale, *pair.options)]
     if not all(isinstance(part, str) for part in strings) or not isinstance(text, str | None):
         raise TypeError("a text or a part of a pair is not a string")
     return text, gold
+
+
+def _is_complete(pair: Pair) -> bool:
+    return bool(pair.instruction.strip() and pair.response.strip())
 
 
 class _Source:
