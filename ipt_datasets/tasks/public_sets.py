@@ -141,19 +141,6 @@ def read_passages(_: Path) -> Converted:
         yield TaskText(row["text"], tuple(Pair.read(pair) for pair in row["pairs"]))
 
 
-def read_torque(folder: Path) -> Converted:
-    """Read TORQUE (Ning et al. 2020): which events of a news passage come before or after others."""
-    for row in json.loads((folder / "data__dev.json").read_text("utf-8")).values():
-        pairs = []
-        for question, entry in row["question_answer_pairs"].items():
-            spans = entry["answer"]["spans"]
-            if spans:
-                pairs.append(Pair(" ".join(question.split()), ", ".join(spans)))
-            else:
-                yield LeftOut("no_answer", question)
-        yield TaskText(row["passage"], tuple(pairs)) if pairs else LeftOut("no_pairs", row["passage"][:120])
-
-
 PUBLIC_SETS: Mapping[str, Callable[..., Converted]] = {
     "fairytaleqa": read_fairytaleqa,
     "evidence_inference": read_evidence_inference,
@@ -162,7 +149,6 @@ PUBLIC_SETS: Mapping[str, Callable[..., Converted]] = {
     "scitldr": read_scitldr,
     "written_abstracts": read_written,
     "written_passages": read_passages,
-    "torque": read_torque,
 }
 """The readers by the names that a task-set file uses."""
 

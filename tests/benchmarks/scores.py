@@ -51,9 +51,9 @@ def sample(texts: Iterator[str], number: int) -> list[tuple[str, list[Any]]]:
 
 
 def gold(rows: Any, number: int) -> list[Any]:
-    """Give the first rows, behind the examples: those that follow them."""
-    taken = list(rows.select(range(number + EXAMPLES)))
-    return taken[number:] + taken[:number]
+    """Give the first rows, or all but the examples, behind these: the rows that follow them."""
+    taken = list(rows.select(range(min(number + EXAMPLES, len(rows)))))
+    return taken[-EXAMPLES:] + taken[:-EXAMPLES]
 
 
 def abstracts(folder: Path, category: str) -> Iterator[str]:
