@@ -23,6 +23,7 @@ class CompletionServer:
     Args:
         model: its model's name; root: what it was loaded from; max_model_len: as it tells, None: it does not.
         tokenizer: the server's own; None: the scripted one.
+        context: tokens that it reads, whatever it tells, and refuses more; where negative it silently reads the last.
         takes: "ids", "text" or both; takes_extras: what vLLM has beyond the protocol; else it refuses them.
         adds_bos: before a string; reads_bos: it makes a control id of one in a string.
         returns_ids: of completions; counts: it tells usage.
@@ -35,6 +36,7 @@ class CompletionServer:
         model="any/model",
         root=None,
         max_model_len=4096,
+        context=None,
         tokenizer=None,
         takes=("ids", "text"),
         takes_extras=True,
@@ -50,6 +52,7 @@ class CompletionServer:
         self.engine = ScriptedEngine()
         if tokenizer:
             self.engine.tokenizer = tokenizer  # its BOS and EOS are 1 and 2 as well
+        self.context = context
         self.takes, self.takes_extras, self.adds_bos, self.reads_bos = takes, takes_extras, adds_bos, reads_bos
         self.returns_ids, self.counts, self.fault, self.key, self.seconds = returns_ids, counts, fault, key, seconds
         self.bodies, self.prompts, self.headers = [], [], []  # of all requests but those of the opening
@@ -99,6 +102,10 @@ class CompletionServer:
         if not self.takes_extras and (extra := EXTRAS & body.keys()):
             return 400, {"error": {"message": f"unknown {sorted(extra)}"}}
         ids = self.encode(prompt) if kind == "text" else prompt
+        if self.context and len(ids) + body["max_tokens"] > abs(self.context):
+            if self.context > 0:
+                return 400, {"error": {"message": f"the context is {self.context} tokens"}}
+            ids = ids[self.context + body["max_tokens"] :]
         text = self.engine.tokenizer.decode(ids)
         asked = text.rsplit(self.engine.tokenizer.decode([1]), 1)[-1]
         if PROBE not in text:

@@ -350,6 +350,8 @@ DEAD = "http://127.0.0.1:9/v1"
         ({"model": "other/thing"}, {}, "serves 'other/thing', and the recipe's model is 'any/model'"),
         ({"model": "alias", "root": "/models/thing"}, {}, "serves 'alias' (/models/thing)"),
         ({"max_model_len": 2048}, {}, "reads up to 2048 tokens and the recipe wants 4096"),
+        ({"max_model_len": None, "context": 2048}, {}, "does not tell its length, and the recipe wants 4096"),
+        ({"max_model_len": None, "context": -2048, "takes": ("text",)}, {}, "was cut: it read 2047"),
         ({"takes": ()}, {}, "takes no completion request"),
         ({"key": "sesame"}, {}, "wants another key"),
         ({"key": "sesame"}, {"api_key": "sk-secret"}, "wants another key"),
@@ -443,6 +445,15 @@ def test_the_length_is_the_models_own_or_the_servers(smol, smol_tokenizer):
         engine.close()
         with pytest.raises(EngineError, match="the recipe wants 4096"):
             ServerEngine(smol, [server.url], served_model="any/model", tokenizer=ScriptedTokenizer())
+
+
+@pytest.mark.parametrize("takes", [("ids", "text"), ("text",)])
+def test_a_server_that_does_not_tell_its_length_is_tried_with_a_long_prompt(takes):
+    with CompletionServer(max_model_len=None, context=4096, takes=takes) as server:
+        engine = open_engine(server)
+        assert engine.max_model_len == 4096
+        engine.close()
+        assert not server.bodies
 
 
 def test_the_key_is_sent_and_said_nowhere(caplog, expected, monkeypatch):

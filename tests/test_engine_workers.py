@@ -533,6 +533,37 @@ def test_models_in_workers_write_what_one_model_writes(smol, monkeypatch, caplog
     assert any("was killed by SIGKILL" in record.getMessage() for record in caplog.records)
 
 
+LAUNCHERS = {
+    # As for two GPUs: told --cpu, it starts one process whatever the number.
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
+    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_real_launcher_gives_one_run_with_its_processes_as_workers(smol, tmp_path, launcher):
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": note}) + "\n" for note in NOTES))
+    options = [f"--engine-option={name}" for name in ("dtype=float32", "num_hidden_layers=4", "batch_size=2")]
+    given = ["--engine", "transformers", "--max-new-tokens", "24", *options]
+
+    def run(output, launch):
+        command = [sys.executable, *launch, "-m", "ipt_datasets.cli", "augment"]
+        command += [str(tmp_path / "notes.jsonl"), str(tmp_path / output), *given]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        return done
+
+    alone = run("alone", [])
+    launched_ = run("launched", ["-m", *LAUNCHERS[launcher]])
+    assert "one process leads, this one ends" in launched_.stderr
+    assert "raw texts ->" in launched_.stdout
+    assert launched_.stdout.count("raw texts ->") == alone.stdout.count("raw texts ->") == 1
+    for name in ("pairs", "text"):
+        files = [next((tmp_path / output / name).glob("*.parquet")) for output in ("alone", "launched")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
 @pytest.mark.slow
 def test_a_killed_worker_takes_what_vllm_started_with_it(smol, monkeypatch):
     pytest.importorskip("vllm")

@@ -104,6 +104,15 @@ def test_a_sample_of_everything_has_no_error(corpus, full):
     assert mix["other data"] == pytest.approx(full["training_tokens"] / 2)
 
 
+def test_workers_are_the_devices_that_were_measured(corpus):
+    made = plan(corpus, scripted(workers=2), sample=ROWS, progress=False)
+    assert made.devices == 2
+    assert made.totals["hours"].value == pytest.approx(made.totals["device_hours"].value / 2)
+    assert "the speed is that of 2 workers together" in made.assumed
+    more = plan(corpus, scripted(workers=2), sample=ROWS, devices=8, progress=False)
+    assert more.totals["hours"].value == pytest.approx(more.totals["device_hours"].value / 8)
+
+
 def test_a_fraction_passes_the_rest_as_plain_text(corpus):
     whole, part = (plan(corpus, scripted(), sample=ROWS, fraction=f, progress=False) for f in (1.0, 0.25))
     for name in ("pairs", "output_tokens", "texts_with_pairs"):

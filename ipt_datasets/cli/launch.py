@@ -31,7 +31,7 @@ def is_led_elsewhere(args: argparse.Namespace) -> bool:
     if here != everywhere and "LOCAL_WORLD_SIZE" in os.environ and not args.shard:
         raise RecipeError(
             f"this is one of {everywhere} processes on several machines, and they cannot write one run together; start "
-            "one command a machine with --shard I/N, and --workers for its GPUs"
+            "`ipt augment` once a machine with --shard I/N, and --workers for its GPUs, then `ipt join`"
         )
     if here > 1 and os.environ.get("LOCAL_RANK", "0") != "0":
         print(

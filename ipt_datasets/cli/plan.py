@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
     plan.add_argument(
         "--texts", type=int, metavar="N", help="how many the input has (what it says of itself, else counted)"
     )
-    plan.add_argument("--devices", type=int, default=1, metavar="N", help="that will share the work (%(default)s)")
+    plan.add_argument("--devices", type=int, metavar="N", help="that will share the work (--workers)")
     plan.add_argument("--fraction", type=float, default=1.0, help="the share that will be augmented (%(default)s)")
     plan.add_argument(
         "--mix-raw",

@@ -82,7 +82,7 @@ def plan(
     texts: int | None = None,
     fraction: float = 1.0,
     sample: int = 64,
-    devices: int = 1,
+    devices: int | None = None,
     mix_raw: float = 0.0,
     tokenizer: str | None = None,
     seed: int = 0,
@@ -100,7 +100,7 @@ def plan(
         texts: how many raw texts there are; None: what the source says of itself, else they are counted by reading it.
         fraction: the share of the texts that will be augmented; the rest passes as plain text.
         sample: texts to try, drawn by `seed` in whole chains from all over the input.
-        devices: that will share the work, each as fast as this machine.
+        devices: that will share the work, each as fast as a worker of the synthesizer here; None: as many as these.
         mix_raw: tokens of other data that the corpus will be mixed with, for each of its own: the weight R in
             `ipt mix corpus=FOLDER:1 other=SOURCE:R`.
         tokenizer: whose tokens the training tokens are; None: the synthesizer's own.
@@ -112,12 +112,14 @@ def plan(
         RecipeError: a setting is out of range.
         EngineError: the engine cannot be built, or died.
     """
-    if devices < 1:
+    if devices is not None and devices < 1:
         raise RecipeError(f"devices={devices!r}: expected a whole number of at least 1")
     if not mix_raw >= 0:
         raise RecipeError(f"mix_raw={mix_raw!r}: expected a weight of 0 or more")
     check_fraction(fraction)
     synthesizer = synthesizer or Synthesizer(seed=seed)
+    workers = synthesizer.workers
+    devices = devices or workers
     column = synthesizer.recipe.text_column
     templatizer = templatizer or Templatizer(seed=seed, text_column=column)
     loaded: list[_Loaded] = []
@@ -138,7 +140,7 @@ def plan(
     found = estimate_totals(sums, [len(stretch) for stretch in drawn.stretches], drawn.total, seed)
     totals = {name: found[name] for name in MEANINGS if name in found}
     totals["bytes"] = found["bytes"].plus(tried.shard_bytes * -(-drawn.total // ROWS_PER_SHARD))
-    totals["device_hours"] = found["work"].times(1 / tried.speed / 3600 if tried.speed else 0.0)
+    totals["device_hours"] = found["work"].times(workers / tried.speed / 3600 if tried.speed else 0.0)
     totals["hours"] = totals["device_hours"].times(1 / devices)
     mix = {"raw texts": found["raw_tokens"], "pairs": found["added_tokens"]}
     if mix_raw:
@@ -156,7 +158,8 @@ def plan(
             *tried.said,
             f"intervals: {CONFIDENCE:.0%}, from how much the sample's chains differ; that the machine may be faster or "
             "slower at other times is not in them",
-            *([f"{devices} devices divide the work evenly, each as fast as this one"] if devices > 1 else []),
+            *([f"the speed is that of {workers} workers together"] if workers > 1 else []),
+            *([f"{devices} devices divide the work evenly, each as fast as one here"] if devices > 1 else []),
             *([f"other data: {mix_raw:g} tokens for each of the corpus, as `ipt mix` takes them"] if mix_raw else []),
         ),
     )

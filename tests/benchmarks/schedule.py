@@ -3,19 +3,24 @@
     python -m tests.benchmarks.schedule                          # about an hour on 2 cores
     python -m tests.benchmarks.schedule --shots 3 --texts 24 --rounds 1
 
-The shipped abstracts, each cut to 300 tokens, in chains of 1, 2, 3 and 5, greedily; each run from a cold prefix cache:
+The shipped abstracts, each cut to 150 tokens, in chains of 1, 2, 3 and 5, greedily; each run from a cold prefix cache:
 
-- `ours`: depth first, in a cache of 40 blocks of 128 tokens;
-- `barrier`: rounds, each over all chains, as the reference code does, in the same cache;
+- `ours`: depth first;
+- `barrier`: rounds, each over all chains, as the reference code does;
 - `in advance`: all prompts of `ours` known beforehand, in one call of vLLM's own `LLM.generate` on the same engine: the
-  floor without chaining;
-- `roomy`: ours with a cache that holds everything: the least prefill that there can be.
+  floor without chaining.
+
+All of them in a cache of 20 blocks of 128 tokens, and the first and the last in one that holds everything, where ours
+computes the least prefill that there can be. In the small cache the floor has an advantage that no schedule of chains
+has: the shots of one chain run at the same time and share one prefix there, so that the same blocks hold up to M times
+as many requests.
 
 A history is what the engine generated, whatever it says, so that nothing but the schedule differs. Computed are the
 prompt tokens that the prefix cache did not have when a request came. A request that the engine puts off when memory
 runs out is computed again beyond that; `preemptions` counts these.
 """
 
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +37,13 @@ from ipt_datasets.synthesis.schedule import Job, Schedule
 from tests.benchmarks.figures import Figure, alternate, compare, demo_texts, options, report
 
 PART = "schedule"
-TEXT_TOKENS, COMPLETION_TOKENS = 300, 60
+TEXT_TOKENS, COMPLETION_TOKENS = 150, 30
+MAX_MODEL_LEN = 2048
+"""More than the longest prompt, and less than the small cache, or vLLM would not start with it."""
+
+LEAST_CHAINS = 16
+"""With fewer, most of a run is its beginning and its end, where the engine has little to do whatever the schedule."""
+
 Chains = list[list[list[int]]]
 """Token ids of the texts of each chain."""
 
@@ -42,7 +53,7 @@ def chain(texts: list[list[int]], prompter: Prompter) -> Generator[Request, Comp
     history: list[FinishedShot] = []
     prompts: list[list[int]] = []
     for text in texts:
-        prompt, _ = prompter.prompt(history, text, 4096 - COMPLETION_TOKENS)
+        prompt, _ = prompter.prompt(history, text, MAX_MODEL_LEN - COMPLETION_TOKENS)
         prompts.append(prompt)
         completion = yield Request(prompt, COMPLETION_TOKENS)
         history.append(prompter.finish_exactly(text, completion.token_ids))
@@ -115,70 +126,81 @@ def measured(engine: VLLMEngine, run: Callable[[], list[list[int]]]) -> dict[str
 @contextmanager
 def started(blocks: int | None) -> Iterator[tuple[VLLMEngine, Prompter]]:
     """Start an engine with so many KV blocks; None: as many as fit."""
-    engine = VLLMEngine(prepare_smol(), num_gpu_blocks_override=blocks)
+    engine = VLLMEngine(prepare_smol(), max_model_len=MAX_MODEL_LEN, num_gpu_blocks_override=blocks)
     try:
         yield engine, Prompter(engine.tokenizer, PAPER)
     finally:
         engine.close()
 
 
-def deal(n_texts: int, shots: int, prompter: Prompter) -> Chains:
+def deal(n_chains: int, shots: int, prompter: Prompter) -> Chains:
     """Cut the texts and deal them into chains."""
-    texts = [prompter.encode_text(text)[:TEXT_TOKENS] for text in demo_texts(n_texts)]
+    texts = [prompter.encode_text(text)[:TEXT_TOKENS] for text in demo_texts(n_chains * shots)]
     return [texts[at : at + shots] for at in range(0, len(texts), shots)]
 
 
 def measure(n_texts: int, all_shots: Sequence[int], blocks: int, rounds: int) -> tuple[list[Figure], dict[str, Any]]:
-    """Let the schedules take turns, for every number of shots."""
-    roomy, small = {}, {}
-    with started(None) as (engine, prompter):
-        depth_first(engine, deal(4, 2, prompter), prompter)  # what an engine does only once is not measured
-        for shots in all_shots:
-            roomy[shots] = measured(engine, partial(depth_first, engine, deal(n_texts, shots, prompter), prompter))
-    with started(blocks) as (engine, prompter):
-        llm = llm_around(engine, str(prepare_smol()))
-        for shots in all_shots:
-            chains = deal(n_texts, shots, prompter)
-            prompts = depth_first(engine, chains, prompter)
-            ways = {
-                "ours": partial(depth_first, engine, chains, prompter),
-                "barrier": partial(barrier, engine, chains, prompter),
-                "in advance": partial(in_advance, llm, engine, prompts),
-            }
-            runs = {name: partial(measured, engine, way) for name, way in ways.items()}
-            small[shots] = alternate(runs, rounds)
-    figures = [one for shots in all_shots for one in figures_of(shots, roomy[shots], small[shots])]
-    return figures, {"texts": n_texts, "roomy": roomy, "small": small}
+    """Let the schedules take turns, for every number of shots, in a cache that holds everything and in a small one."""
+    runs: dict[str, dict[int, dict[str, list[dict[str, Any]]]]] = {}
+    for cache, its_blocks in (("small", blocks), ("roomy", None)):
+        runs[cache] = {}
+        with started(its_blocks) as (engine, prompter):
+            llm = llm_around(engine, str(prepare_smol()))
+            for shots in all_shots:
+                chains = deal(max(n_texts // shots, LEAST_CHAINS), shots, prompter)
+                prompts = depth_first(engine, chains, prompter)  # what an engine does only once is not measured
+                ways: dict[str, Callable[[], list[list[int]]]] = {
+                    "ours": partial(depth_first, engine, chains, prompter),
+                    "in advance": partial(in_advance, llm, engine, prompts),
+                }
+                if cache == "small":
+                    ways["barrier"] = partial(barrier, engine, chains, prompter)
+                one_each = {name: partial(measured, engine, way) for name, way in ways.items()}
+                runs[cache][shots] = alternate(one_each, rounds)
+                for name, taken in runs[cache][shots].items():
+                    spent = ", ".join(f"{run['seconds']:.1f} s" for run in taken)
+                    print(f"{cache} cache, {shots} shots, {name}: {spent}", file=sys.stderr, flush=True)
+    figures = [one for shots in all_shots for one in figures_of(shots, runs["roomy"][shots], runs["small"][shots])]
+    return figures, {"texts": n_texts, **runs}
 
 
-def figures_of(shots: int, roomy: dict[str, Any], small: dict[str, list[dict[str, Any]]]) -> list[Figure]:
+def figures_of(
+    shots: int, roomy: dict[str, list[dict[str, Any]]], small: dict[str, list[dict[str, Any]]]
+) -> list[Figure]:
     """Set the schedules beside their floors."""
 
-    def every(way: str, name: str) -> list[float]:
-        return [run[name] for run in small[way]]
+    def every(runs: dict[str, list[dict[str, Any]]], way: str, name: str) -> list[float]:
+        return [run[name] for run in runs[way]]
 
-    floor = [roomy["computed"]] * len(small["ours"])
+    floor = every(roomy, "ours", "computed")
     what, holds = f"{shots} shots a chain" if shots > 1 else "1 shot a chain", "a cache that holds everything"
-    unit = "prefill tokens computed"
+    unit, known = "prefill tokens computed", "all prompts known, one LLM.generate"
     return [
-        compare(PART, what, unit, every("ours", "computed"), floor, holds, at_most=1.05),
-        compare(PART, f"{what}, barrier", unit, every("barrier", "computed"), floor, holds),
+        compare(PART, what, unit, every(small, "ours", "computed"), floor, holds, at_most=1.05),
+        compare(PART, f"{what}, barrier", unit, every(small, "barrier", "computed"), floor, holds),
         compare(
-            PART, what, "seconds", every("ours", "seconds"), every("in advance", "seconds"),
-            "all prompts known, one LLM.generate", at_most=1.05,
+            PART, f"{what}, roomy cache", "seconds", every(roomy, "ours", "seconds"),
+            every(roomy, "in advance", "seconds"), known, at_most=1.05,
         ),
-        compare(PART, what, "seconds", every("ours", "seconds"), every("barrier", "seconds"), "barrier"),
+        compare(
+            PART, f"{what}, small cache", "seconds", every(small, "ours", "seconds"),
+            every(small, "in advance", "seconds"), known, at_most=1.05,
+        ),
+        compare(
+            PART, f"{what}, small cache", "seconds", every(small, "ours", "seconds"),
+            every(small, "barrier", "seconds"), "barrier",
+        ),
     ]  # fmt: skip
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = options(__doc__)
-    parser.add_argument("--texts", type=int)
+    parser.add_argument("--texts", type=int, help=f"about so many, at least {LEAST_CHAINS} chains")
     parser.add_argument("--shots", type=int, nargs="+")
-    parser.add_argument("--blocks", type=int, default=40, help="KV blocks of 128 tokens in the small cache")
+    parser.add_argument("--blocks", type=int, default=20, help="KV blocks of 128 tokens in the small cache")
     args = parser.parse_args()
-    texts = args.texts or (6 if args.quick else 60)
+    texts = args.texts or (6 if args.quick else 100)
     shots = args.shots or ((1, 3) if args.quick else (1, 2, 3, 5))
     report(*measure(texts, shots, args.blocks, args.rounds or (1 if args.quick else 5)), args.json)
 

@@ -179,6 +179,29 @@ def own_length(model: str | Path, revision: str | None, cards: Mapping[Endpoint,
     return min(longest or min(told, default=DEFAULT_MAX_MODEL_LEN), DEFAULT_MAX_MODEL_LEN)
 
 
+async def check_untold_length(endpoint: Endpoint, form: Form, max_model_len: int, tokenizer: PromptTokenizer) -> None:
+    """See by one long request that a server that does not tell its length reads as much as the recipe wants.
+
+    Raises:
+        EngineError: it refuses such a prompt, or reads less of it than it was sent.
+    """
+    wanted = max_model_len - max_model_len // 64  # a string may come out a little longer on the other side
+    once = tokenizer.encode(f"{PROBE}\n\n")
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = (bos + once * (wanted // len(once) + 1))[: max(wanted - 1, 1)]
+    told = (
+        f"{endpoint.shown} does not tell its length, and the recipe wants {max_model_len} tokens; a try with {len(ids)}"
+    )
+    do = "serve the model with that length, or give a smaller max_model_len"
+    try:
+        answer = await endpoint.try_once(_probe(form, form.prompt(ids, tokenizer), tokenizer))
+    except RefusedError as refusal:
+        raise EngineError(f"{told} was refused ({refusal}); {do}") from None
+    read = usage_of(answer, "prompt_tokens")
+    if read is not None and read < 0.9 * len(ids):
+        raise EngineError(f"{told} was cut: it read {read}; {do}")
+
+
 def check_lengths(cards: Mapping[Endpoint, Card], max_model_len: int) -> None:
     """See that every server reads as much as the recipe wants.
 

@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 from ipt_datasets.errors import EngineError, one_line
 from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.endpoint import Card, Endpoint, GoneError, RefusedError
-from ipt_datasets.synthesis.engines.opening import check_arguments, check_lengths, choose_card, find_form, own_length
+from ipt_datasets.synthesis.engines.opening import (
+    check_arguments,
+    check_lengths,
+    check_untold_length,
+    choose_card,
+    find_form,
+    own_length,
+)
 from ipt_datasets.synthesis.engines.wire import Form, end_ids, read_answer
 from ipt_datasets.synthesis.tokens import PromptTokenizer, load_tokenizer
 
@@ -102,6 +109,7 @@ class ServerEngine:
             cards = self._wait_for(self._open(list(names), served_model))
             self.max_model_len = max_model_len or own_length(model, revision, cards)
             check_lengths(cards, self.max_model_len)
+            self._wait_for(self._check_untold_lengths(cards))
         except BaseException:
             self.close()
             raise
@@ -187,6 +195,11 @@ class ServerEngine:
             told = ", ".join(f"{cards[endpoint].root} at {endpoint.shown}" for endpoint in roots.values())
             raise EngineError(f"{served_model!r} is not the same model on all servers: {told}; serve one model on all")
         return cards
+
+    async def _check_untold_lengths(self, cards: dict[Endpoint, Card]) -> None:
+        for endpoint, card in cards.items():
+            if not card.max_model_len:
+                await check_untold_length(endpoint, self._forms[endpoint], self.max_model_len, self.tokenizer)
 
     async def _open_one(self, endpoint: Endpoint, names: Sequence[str], served_model: str | None) -> Card:
         card = choose_card(endpoint, await endpoint.cards(), names, served_model)

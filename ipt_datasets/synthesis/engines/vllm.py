@@ -69,6 +69,7 @@ class VLLMEngine:
             self.tokenizer: PromptTokenizer = tokenizer or HFTokenizer.from_pretrained(model, revision)
             if not 2 <= (max_model_len or longest) <= longest:
                 raise ValueError(f"max_model_len={max_model_len}, and the model reads from 2 to {longest} tokens")
+            in_few_bits = "quantization" in options or bool(getattr(config, "quantization_config", None))
             self._engine: Any = _start(
                 {
                     "model": str(model),
@@ -80,6 +81,7 @@ class VLLMEngine:
                     "use_tqdm_on_load": False,
                 },
                 options,
+                in_few_bits,
             )
         except Exception as error:  # vLLM raises whatever its parts raise
             raise EngineError(
@@ -198,14 +200,16 @@ class VLLMEngine:
         return EngineError(self._dead)
 
 
-def _start(defaults: dict[str, Any], options: dict[str, Any]) -> Any:
+def _start(defaults: dict[str, Any], options: dict[str, Any], in_few_bits: bool) -> Any:
     from vllm import EngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
     if current_platform.is_cpu():
-        defaults = defaults | CPU_DEFAULTS | ({} if cpu_has_bfloat16() else {"dtype": "float32"})
+        # Weights of few bits mostly have kernels for 16 bits alone.
+        dtype = {} if in_few_bits or cpu_has_bfloat16() else {"dtype": "float32"}
+        defaults = defaults | CPU_DEFAULTS | dtype
     # vLLM's defaults of max_num_seqs and max_num_batched_tokens depend on who asks: those of an engine of one's own are
     # 128 and 2,048 on any GPU, those for work offline 1,024 and 16,384 on an H100.
     return LLMEngine.from_engine_args(EngineArgs(**defaults | options), UsageContext.LLM_CLASS)
