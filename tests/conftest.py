@@ -20,10 +20,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ipt_datasets.synthesis.tokens import HFTokenizer
 
 DATA = Path(__file__).parent / "data"
+
+settings.register_profile("ipt", deadline=None)  # no test asserts a time
+settings.load_profile("ipt")
 
 
 def pytest_sessionfinish() -> None:

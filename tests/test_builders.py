@@ -339,7 +339,7 @@ def contexts_of(line) -> list[str]:
     return [line["context"]] if isinstance(line, dict) and isinstance(line.get("context"), str) else []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(json_values | entries | st.lists(entries, max_size=3), max_size=5) | json_values)
 def test_no_line_raises_and_each_context_ends_in_one_row(line):
     line = json.loads(json.dumps(line))
@@ -483,7 +483,7 @@ def test_what_the_collection_cannot_use_is_counted(tmp_path, caplog):
     assert "set.jsonl: 9 of" in record.getMessage()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(json_values | entries | st.lists(entries, max_size=3))
 def test_no_line_of_the_collection_raises(line):
     builder = SynthesizerCollection(str(COLLECTION))

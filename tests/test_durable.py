@@ -502,7 +502,7 @@ def test_a_journal_torn_at_any_byte_keeps_what_stands_before(journal_file, tmp_p
         assert known(torn) == expected  # what came later did not glue to the torn end
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_journal_never_gives_a_wrong_record(journal_file, tmp_path, data):
     path, kept = journal_file

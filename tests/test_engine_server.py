@@ -212,7 +212,7 @@ def test_servers_differ_in_what_they_take(expected, asked):
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="<▁"), min_size=1, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(TEXT, min_size=1, max_size=3), adds_bos=st.booleans())
 def test_as_a_string_a_prompt_keeps_its_ids_and_one_bos(mistral_tokenizer, texts, adds_bos):
     tokenizer = mistral_tokenizer

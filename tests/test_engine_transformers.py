@@ -323,7 +323,7 @@ LOGITS = st.lists(st.integers(-32, 32).map(lambda quarters: quarters / 4), min_s
 
 
 @given(LOGITS, st.floats(0.05, 1.0), st.floats(0.3, 3.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_only_ids_of_the_nucleus_are_drawn(logits, top_p, temperature):
     from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -345,7 +345,7 @@ def test_ids_are_drawn_as_often_as_they_are_likely():
 
 
 @given(LOGITS, st.floats(0.5, 2.0), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_repetition_penalty_is_the_one_of_transformers(logits, penalty, data):
     from transformers import RepetitionPenaltyLogitsProcessor
 
@@ -358,7 +358,7 @@ def test_the_repetition_penalty_is_the_one_of_transformers(logits, penalty, data
 
 
 @given(LOGITS, st.floats(-2, 2), st.floats(-2, 2), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_penalties_count_what_was_generated(logits, frequency, presence, data):
     generated = data.draw(st.lists(st.integers(0, len(logits) - 1)))
     expected = [
@@ -380,7 +380,7 @@ def test_each_penalty_keeps_a_greedy_row_from_the_shortcut():
     st.lists(st.one_of(st.integers(1, 400), st.sampled_from(["step", "leave", "fail", "shrink"])), max_size=30),
     st.randoms(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_slots_hold_what_was_put_into_them(actions, rng):
     """Any order of joins, leaves, steps, failed steps and shrinking, against plain lists."""
     slots, held, count = KVSlots(4), [], 0
@@ -431,7 +431,7 @@ def test_slots_hold_what_was_put_into_them(actions, rng):
 @given(
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=8), st.lists(st.integers(0, 2), min_size=1)
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_longest_kept_prefix_is_found_and_no_more_is_kept_than_asked(rows, ids):
     prefixes = Prefixes(20)
     for row in rows:

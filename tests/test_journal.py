@@ -6,14 +6,13 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ipt_datasets.corpus.journal import MAGIC, Journal, _completion, _payload
 from ipt_datasets.synthesis.engines import Completion
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 2**33) | st.integers(0, 2**80) | st.integers(0, 50_000)),
     st.text(st.characters()),

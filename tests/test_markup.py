@@ -59,7 +59,7 @@ def pair_lists(draw):
 
 
 @pytest.mark.parametrize("markup", MARKUPS.values(), ids=MARKUPS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pairs=pair_lists())
 def test_parse_is_the_inverse_of_render(markup, pairs):
     parsed = markup.parse(markup.render_pairs(pairs))
@@ -68,7 +68,7 @@ def test_parse_is_the_inverse_of_render(markup, pairs):
 
 
 @pytest.mark.parametrize("markup", MARKUPS.values(), ids=MARKUPS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=texts)
 def test_escape_is_reversible_and_leaves_nothing_that_acts(markup, text):
     escaped = markup.escape(text)
@@ -77,7 +77,7 @@ def test_escape_is_reversible_and_leaves_nothing_that_acts(markup, text):
     assert not any(line.startswith(markup.labels) for line in escaped.split("\n") if markup.labels)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(completion=texts, finish_reason=st.sampled_from(["stop", "length"]))
 def test_parse_never_raises_and_loses_nothing_silently(completion, finish_reason):
     for markup in MARKUPS.values():

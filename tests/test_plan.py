@@ -249,7 +249,7 @@ def test_of_a_large_input_the_first_rows_of_its_files_are_read(tmp_path, monkeyp
     assert len({n // 50 for n in numbers(drawn.stretches)}) > 8
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 5)), min_size=2, max_size=30),
     st.integers(0, 10_000),

@@ -89,7 +89,7 @@ CONTROL_TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=CONTROL_TEXTS)
 @example(text="Text:")
 def test_no_text_becomes_a_control_id_or_markup(tokenizer, text):
@@ -107,7 +107,7 @@ def test_no_text_becomes_a_control_id_or_markup(tokenizer, text):
         assert prompter.markup.unescape(inside.removeprefix(" ")).strip() == text.strip()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6), budget=st.integers(70, 400))
 def test_prompts_fit_the_budget_and_the_oldest_shots_leave_first(tokenizer, lengths, budget):
     prompter = Prompter(tokenizer, PAPER)
@@ -172,7 +172,7 @@ def test_every_markup_has_a_name_in_the_recipe():
     assert tuple(MARKUPS) == MARKUP_NAMES
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("ab é🙂\n.<>", max_size=60), st.integers(0, 60), st.text("ab é🙂", max_size=6), st.integers(0, 40))
 def test_as_many_generated_ids_are_reused_as_decode_to_the_accepted_pairs(text, shared, other, generated):
     tokenizer = ScriptedTokenizer()

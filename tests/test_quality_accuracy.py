@@ -55,7 +55,7 @@ def test_the_same_in_a_chat(smol_tokenizer, pair):
     check_seam(smol_tokenizer, CHAT, TEXT, pair, [("A cat sat.", (Pair("Who sat?", "a cat"),))])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     # SmolLM2's vocabulary lacks some bytes and drops them, so rare characters cannot be compared.
     response=st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs", "Zs"], max_codepoint=0x17F), min_size=1),

@@ -74,7 +74,7 @@ def by_trying_all(ours, gold):
     return 100 * best / len(longer)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ours=SETS, gold=SETS, data=st.data())
 def test_the_matching_is_the_best_there_is(ours, gold, data):
     score = matched_f1(ours, gold)
@@ -104,7 +104,7 @@ def test_the_number_of_pairs_counts():
 BAGS = st.lists(st.lists(st.sampled_from("abcdefghijkl"), max_size=22), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(bags=BAGS, copied=st.booleans(), dropped=st.integers(0, 21))
 def test_what_is_alike_is_found_as_by_comparing_all(bags, copied, dropped):
     if copied and bags:

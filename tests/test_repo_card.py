@@ -43,7 +43,7 @@ def configs(card):
 lines = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n"), max_size=60)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=lines, after=lines, first=lines, second=lines, newline=st.sampled_from(["\n", "\r\n"]))
 def test_prose_stays_and_merging_again_changes_nothing(publication, before, after, first, second, newline):
     head = "---\npretty_name: x\n---\n"

@@ -40,7 +40,7 @@ def texts_of(number):
     return [f"Note {n}. The harbour has {n} boats. Nobody counts them twice." for n in range(number)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     texts=st.lists(
         st.sampled_from(["", None, "One. Two words here, six in all.", "A long one. " * 60, " "]), max_size=14

@@ -108,7 +108,7 @@ def test_a_text_file_is_a_row_a_line(tmp_path):
     assert read(tmp_path / "x.txt.gz") == [{"text": text} for text in texts]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(), max_size=30), min_size=1, max_size=5))
 def test_json_lines_come_back_or_the_line_with_the_surrogate_is_named(texts, tmp_path):
     path = tmp_path / "x.jsonl"

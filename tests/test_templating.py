@@ -138,7 +138,7 @@ pairs_ = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     contexts=st.lists(words, min_size=1, max_size=3),
     pairs=st.lists(pairs_, min_size=1, max_size=4),

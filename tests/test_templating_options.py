@@ -195,7 +195,7 @@ def test_labels_never_repeat(counter):
     assert len({count(counter, at) for at in range(3000)}) == 3000
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     options=st.lists(st.text(max_size=30), min_size=1, max_size=40).filter(lambda all_: any(o.strip() for o in all_)),
     response=st.text(max_size=40),
@@ -216,7 +216,7 @@ def test_every_option_and_the_response_are_shown_byte_for_byte(options, response
         assert response in answer
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 200), st.integers(), st.text())
 def test_a_permutation_holds_every_place_once(length, seed, decision):
     assert sorted(Draw.seeded(seed).permutation(decision, length)) == list(range(length))

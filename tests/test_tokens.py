@@ -17,7 +17,7 @@ def encoded_by_transformers(tokenizer, text):
     return tokenizer.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_ids_and_texts_are_those_of_transformers(tokenizer, text):
     ids = tokenizer.encode(text)
@@ -27,7 +27,7 @@ def test_ids_and_texts_are_those_of_transformers(tokenizer, text):
     assert tokenizer.decode(ids) == behind[len(tokenizer.tokenizer.decode(anchor)) :]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 60_000) | st.integers(0, 400), max_size=30))
 def test_bytes_of_ids_are_read_as_the_backend_reads_them(smol_tokenizer, ids):
     """Control ids, ids that no token has, and bytes that are no UTF-8 among them."""

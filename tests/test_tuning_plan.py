@@ -192,7 +192,7 @@ def tables(draw):
 
 
 @given(tables(), st.integers(1, 4), st.integers(0, 5), st.integers(0, 3))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_dealing_takes_every_shot_once_and_no_sequence_too_long(table, most, seed, epoch):
     dealt = deal(table, most, 100, seed, epoch)
     assert sorted(shot for sequence in dealt for shot in sequence) == list(range(len(table)))
@@ -227,7 +227,6 @@ def test_of_a_set_that_is_shown_first_only_later_shots_are_learned(smol_tokenize
 
 
 @given(st.lists(st.integers(1, 500), max_size=30), st.integers(1, 8))
-@settings(deadline=None)
 def test_a_step_is_split_without_loss(lengths, parts):
     split = split_step(lengths, parts)
     assert len(split) == parts
@@ -261,7 +260,7 @@ def test_processes_that_take_turns_have_about_the_same_work(processes, rounds, d
 
 
 @given(st.integers(1, 6), st.booleans())
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_what_is_read_and_learned_of_each_set_adds_up(smol_tokenizer, steps, shown):
     both = rows(12, "a") + rows(9, "b")
     given_ = settings_of(epochs=None, max_steps=steps, shown_first=("b",) if shown else ())

@@ -14,7 +14,7 @@ PIECES = ["word ", "A sentence. ", "Ein Satz!\n", "\n\n", "尾部。", "long" * 
 LEAST = len(PROMPTER.encode_text("")) + 4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.lists(st.sampled_from(PIECES) | st.text(max_size=8), min_size=1, max_size=60).map("".join).filter(bool),
     room=st.integers(LEAST, 120),
