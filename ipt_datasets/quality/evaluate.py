@@ -11,7 +11,7 @@ from ipt_datasets.errors import InputError, IPTError, RecipeError
 from ipt_datasets.quality.accuracy import Accuracy, AccuracyCount, Answer
 from ipt_datasets.quality.counting import share
 from ipt_datasets.quality.generation import GenerationCount, pairs_of, synthesized
-from ipt_datasets.quality.rows import Rows
+from ipt_datasets.quality.rows import Rows, complete
 from ipt_datasets.schema import Pair
 from ipt_datasets.synthesis.synthesizer import Synthesizer
 
@@ -89,8 +89,10 @@ def evaluate(
     gold_examples = _examples(texts, examples, name)
     texts = replace(texts, skip=texts.skip + examples)
     shown: list[dict[str, Any]] = []
-    n_texts = with_gold = 0
-    for text, gold in texts:
+    n_texts = with_gold = incomplete = 0
+    for text, given in texts.as_given():
+        gold = complete(given)
+        incomplete += len(given) - len(gold)
         if n_texts < samples:
             shown.append({"text": text or "", "gold": list(map(_plain, gold)), "answers": [], "generated": []})
         n_texts, with_gold = n_texts + 1, with_gold + bool(gold)
@@ -124,7 +126,7 @@ def evaluate(
         package=version("ipt-datasets"),
         texts=n_texts,
         texts_with_gold=with_gold,
-        incomplete_gold=texts.incomplete(),
+        incomplete_gold=incomplete,
         accuracy=answered,
         passes=passes,
         samples=shown,

@@ -17,7 +17,7 @@ TextWithPairs = tuple[str | None, list[Pair]]
 class Rows:
     """Texts with gold pairs, to be iterated over as often as needed; nothing is held in memory.
 
-    A gold pair without an instruction or a response is left aside; `incomplete` counts these.
+    A gold pair without an instruction or a response is left aside; `as_given` gives these, too.
 
     Attributes:
         source: rows, each a mapping or a (text, pairs) tuple; the pairs are whatever `Pair.read` reads.
@@ -32,14 +32,11 @@ class Rows:
     skip: int = 0
 
     def __iter__(self) -> Iterator[TextWithPairs]:
-        for text, pairs in self._all():
-            yield text, [pair for pair in pairs if _is_complete(pair)]
+        for text, pairs in self.as_given():
+            yield text, complete(pairs)
 
-    def incomplete(self) -> int:
-        """Count the gold pairs without an instruction or a response."""
-        return sum(not _is_complete(pair) for _, pairs in self._all() for pair in pairs)
-
-    def _all(self) -> Iterator[TextWithPairs]:
+    def as_given(self) -> Iterator[TextWithPairs]:
+        """Give the rows with all their gold pairs, an instruction or a response being "" where it is missing."""
         end = None if self.limit is None else self.skip + self.limit
         for number, row in enumerate(islice(self.source, self.skip, end), self.skip):
             try:
@@ -62,8 +59,9 @@ def _read(row: Any, text_column: str) -> TextWithPairs:
     return text, gold
 
 
-def _is_complete(pair: Pair) -> bool:
-    return bool(pair.instruction.strip() and pair.response.strip())
+def complete(pairs: Iterable[Pair]) -> list[Pair]:
+    """Give the pairs that have both an instruction and a response."""
+    return [pair for pair in pairs if pair.instruction.strip() and pair.response.strip()]
 
 
 class _Source:
