@@ -30,8 +30,8 @@ test: $(VENV)/vllm
 
 test-all: $(VENV)/vllm
 	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile
-	$(RUN) -m pytest -m slow
-	$(RUN) -m pytest --nbmake $(NOTEBOOKS)
+	$(RUN) -m pytest -m slow --timeout 900
+	$(RUN) -m pytest --nbmake --timeout 900 $(NOTEBOOKS)
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

@@ -7,6 +7,7 @@ import random
 import signal
 from pathlib import Path
 
+from forking import in_child
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -52,8 +53,8 @@ def forked(task, kill_at):
     Returns:
         Whether it was killed; False: it came to its end.
     """
-    child = os.fork()
-    if not child:
+
+    def work():
         left, rename = [kill_at // 2], os.rename
 
         def rename_or_die(*args):
@@ -65,8 +66,8 @@ def forked(task, kill_at):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.rename = rename_or_die
-        try:
-            task()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        task()
+
+    status = in_child(work)
+    assert status in (0, -signal.SIGKILL)
+    return status != 0

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from forking import in_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -84,18 +86,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert files.pop(".lock", b"") == b""
     return files
-
-
-def in_child(work: Callable[[], int | None]) -> int:
-    """Run something in a fork of this process; gives its exit status, negative for a signal."""
-    child = os.fork()
-    if not child:
-        status = 99
-        try:
-            status = work() or 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class Disturbance:
@@ -332,15 +322,22 @@ def test_sigterm_ends_the_command_with_143(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_that_comes_while_an_object_goes_is_not_lost(tmp_path, number, status):
+@pytest.mark.parametrize("way", ["method", "weak reference"])
+def test_a_signal_that_comes_while_an_object_goes_is_not_lost(tmp_path, number, status, way):
+    def come(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)  # the handler runs in here
+
     class Going:
         def __del__(self):
-            os.kill(os.getpid(), number)
-            time.sleep(0.01)  # the handler runs in here
+            if way == "method":
+                come()
 
     def go():
         going = Going()
+        watched = weakref.ref(going, come if way == "weak reference" else None)
         del going
+        assert watched() is None
 
     corpus = write_rows(tmp_path / "in.jsonl", texts(ROWS) * 100)
     arguments = ["augment", corpus, str(tmp_path / "out"), "--engine", "scripted"]

@@ -15,9 +15,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from forking import in_child
 from hypothesis import given
 from hypothesis import strategies as st
-from test_durable import Counting, Disturbance, cheap_runs, die, in_child, texts, write_rows  # noqa: F401 (a fixture)
+from test_durable import Counting, Disturbance, cheap_runs, die, texts, write_rows  # noqa: F401 (a fixture)
 
 from ipt_datasets import Synthesizer, augment, publish
 from ipt_datasets.cli import main

@@ -4,6 +4,7 @@ Exit 0 only when the output is whole; 1 for what went wrong, in one line; 2 for 
 budget is used up and --resume goes on; 130 for Ctrl-C; 143 for SIGTERM, which ends a command as orderly as Ctrl-C does.
 """
 
+import _thread
 import argparse
 import logging
 import os
@@ -11,6 +12,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -69,14 +71,26 @@ class _Terminated(BaseException):
 def _heeding_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a command by an exception, so that files and locks are let go of."""
 
+    def come_again(number: int) -> None:
+        time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
     def end(number: int, frame: FrameType | None) -> None:
         while frame:
             if frame.f_code.co_name == "__del__":
-                # Python drops an exception that is raised here, as when a data set goes: come again.
-                threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+                # Python drops an exception that is raised here, as when a data set goes.
+                _thread.start_new_thread(come_again, (number,))
                 return
             frame = frame.f_back
         raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Nor does one get out of what weak references call, which no name tells.
+        numbers = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+        if unraisable.exc_type in numbers:
+            _thread.start_new_thread(come_again, (numbers[unraisable.exc_type],))
+        else:
+            hook(unraisable)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -84,9 +98,11 @@ def _heeding_signals() -> Iterator[None]:
     heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     for number in heeded:
         signal.signal(number, end)
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in heeded:
             signal.signal(number, before[number])
 
