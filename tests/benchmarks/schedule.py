@@ -1,7 +1,7 @@
 """Prefill and wall time of chains on a vLLM whose KV cache is too small for all of them at once.
 
-    python -m tests.benchmarks.schedule                          # about an hour on 2 cores
-    python -m tests.benchmarks.schedule --shots 3 --texts 24 --rounds 1
+    python -m tests.benchmarks.schedule                          # about three hours on 2 cores
+    python -m tests.benchmarks.schedule --shots 3 --caches large --rounds 1
 
 The shipped abstracts, each cut to 150 tokens, in chains of 1, 2, 3 and 5, greedily; each run from a cold prefix cache:
 
@@ -10,10 +10,11 @@ The shipped abstracts, each cut to 150 tokens, in chains of 1, 2, 3 and 5, greed
 - `in advance`: all prompts of `ours` known beforehand, in one call of vLLM's own `LLM.generate` on the same engine: the
   floor without chaining.
 
-All of them in a cache of 20 blocks of 128 tokens, and the first and the last in one that holds everything, where ours
-computes the least prefill that there can be. In the small cache the floor has an advantage that no schedule of chains
-has: the shots of one chain run at the same time and share one prefix there, so that the same blocks hold up to M times
-as many requests.
+All of them in a cache of 20 blocks of 128 tokens. The first and the last in one that holds everything, too, on an
+engine that runs at most 8 requests at a time and mostly has more to do, as with a large corpus: there ours computes the
+least prefill that there can be. In the small cache the floor has an advantage that no schedule of chains has: the shots
+of one chain run at the same time and share one prefix there, so that the same blocks hold up to M times as many
+requests.
 
 A history is what the engine generated, whatever it says, so that nothing but the schedule differs. Computed are the
 prompt tokens that the prefix cache did not have when a request came. A request that the engine puts off when memory
@@ -22,7 +23,7 @@ runs out is computed again beyond that; `preemptions` counts these.
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -41,11 +42,19 @@ TEXT_TOKENS, COMPLETION_TOKENS = 150, 30
 MAX_MODEL_LEN = 2048
 """More than the longest prompt, and less than the small cache, or vLLM would not start with it."""
 
-LEAST_CHAINS = 16
+LEAST_CHAINS = 40
 """With fewer, most of a run is its beginning and its end, where the engine has little to do whatever the schedule."""
+
+AT_A_TIME = 8
+"""Requests that the engine with the large cache runs at once: a fifth of the chains, so that it is mostly full."""
+
+CACHES = ("small", "large")
 
 Chains = list[list[list[int]]]
 """Token ids of the texts of each chain."""
+
+Taken = dict[str, list[dict[str, Any]]]
+"""What each schedule took, once a round."""
 
 
 def chain(texts: list[list[int]], prompter: Prompter) -> Generator[Request, Completion, list[list[int]]]:
@@ -124,9 +133,9 @@ def measured(engine: VLLMEngine, run: Callable[[], list[list[int]]]) -> dict[str
 
 
 @contextmanager
-def started(blocks: int | None) -> Iterator[tuple[VLLMEngine, Prompter]]:
-    """Start an engine with so many KV blocks; None: as many as fit."""
-    engine = VLLMEngine(prepare_smol(), max_model_len=MAX_MODEL_LEN, num_gpu_blocks_override=blocks)
+def started(**engine_options: int) -> Iterator[tuple[VLLMEngine, Prompter]]:
+    """Start an engine."""
+    engine = VLLMEngine(prepare_smol(), max_model_len=MAX_MODEL_LEN, **engine_options)
     try:
         yield engine, Prompter(engine.tokenizer, PAPER)
     finally:
@@ -139,12 +148,15 @@ def deal(n_chains: int, shots: int, prompter: Prompter) -> Chains:
     return [texts[at : at + shots] for at in range(0, len(texts), shots)]
 
 
-def measure(n_texts: int, all_shots: Sequence[int], blocks: int, rounds: int) -> tuple[list[Figure], dict[str, Any]]:
-    """Let the schedules take turns, for every number of shots, in a cache that holds everything and in a small one."""
-    runs: dict[str, dict[int, dict[str, list[dict[str, Any]]]]] = {}
-    for cache, its_blocks in (("small", blocks), ("roomy", None)):
+def measure(
+    n_texts: int, all_shots: Sequence[int], caches: Sequence[str], blocks: int, rounds: int
+) -> tuple[list[Figure], dict[str, Any]]:
+    """Let the schedules take turns, for every number of shots, in each cache."""
+    runs: dict[str, dict[int, Taken]] = {}
+    engine_options = {"small": {"num_gpu_blocks_override": blocks}, "large": {"max_num_seqs": AT_A_TIME}}
+    for cache in caches:
         runs[cache] = {}
-        with started(its_blocks) as (engine, prompter):
+        with started(**engine_options[cache]) as (engine, prompter):
             llm = llm_around(engine, str(prepare_smol()))
             for shots in all_shots:
                 chains = deal(max(n_texts // shots, LEAST_CHAINS), shots, prompter)
@@ -160,37 +172,36 @@ def measure(n_texts: int, all_shots: Sequence[int], blocks: int, rounds: int) ->
                 for name, taken in runs[cache][shots].items():
                     spent = ", ".join(f"{run['seconds']:.1f} s" for run in taken)
                     print(f"{cache} cache, {shots} shots, {name}: {spent}", file=sys.stderr, flush=True)
-    figures = [one for shots in all_shots for one in figures_of(shots, runs["roomy"][shots], runs["small"][shots])]
+    figures = [one for shots in all_shots for one in figures_of(shots, {name: of[shots] for name, of in runs.items()})]
     return figures, {"texts": n_texts, **runs}
 
 
-def figures_of(
-    shots: int, roomy: dict[str, list[dict[str, Any]]], small: dict[str, list[dict[str, Any]]]
-) -> list[Figure]:
-    """Set the schedules beside their floors."""
+def figures_of(shots: int, runs: Mapping[str, Taken]) -> list[Figure]:
+    """Set the schedules beside their floors, as far as their caches were measured."""
 
-    def every(runs: dict[str, list[dict[str, Any]]], way: str, name: str) -> list[float]:
-        return [run[name] for run in runs[way]]
+    def every(cache: str, way: str, name: str) -> list[float]:
+        return [run[name] for run in runs[cache][way]]
 
-    floor = every(roomy, "ours", "computed")
-    what, holds = f"{shots} shots a chain" if shots > 1 else "1 shot a chain", "a cache that holds everything"
-    unit, known = "prefill tokens computed", "all prompts known, one LLM.generate"
-    return [
-        compare(PART, what, unit, every(small, "ours", "computed"), floor, holds, at_most=1.05),
-        compare(PART, f"{what}, barrier", unit, every(small, "barrier", "computed"), floor, holds),
-        compare(
-            PART, f"{what}, roomy cache", "seconds", every(roomy, "ours", "seconds"),
-            every(roomy, "in advance", "seconds"), known, at_most=1.05,
-        ),
-        compare(
-            PART, f"{what}, small cache", "seconds", every(small, "ours", "seconds"),
-            every(small, "in advance", "seconds"), known, at_most=1.05,
-        ),
-        compare(
-            PART, f"{what}, small cache", "seconds", every(small, "ours", "seconds"),
-            every(small, "barrier", "seconds"), "barrier",
-        ),
-    ]  # fmt: skip
+    def seconds(cache: str, beside: str, its_name: str, at_most: float | None = None) -> Figure:
+        ours, its = every(cache, "ours", "seconds"), every(cache, beside, "seconds")
+        return compare(PART, f"{what}, {cache} cache", "seconds", ours, its, its_name, at_most=at_most)
+
+    what = f"{shots} shots a chain" if shots > 1 else "1 shot a chain"
+    figures = []
+    if set(CACHES) <= set(runs):
+        floor, name, unit = (
+            every("large", "ours", "computed"),
+            "a cache that holds everything",
+            "prefill tokens computed",
+        )
+        figures += [
+            compare(PART, what, unit, every("small", "ours", "computed"), floor, name, at_most=1.05),
+            compare(PART, f"{what}, barrier", unit, every("small", "barrier", "computed"), floor, name),
+        ]
+    figures += [seconds(cache, "in advance", "all prompts known, one LLM.generate", 1.05) for cache in runs]
+    if "small" in runs:
+        figures.append(seconds("small", "barrier", "barrier"))
+    return figures
 
 
 def main() -> None:
@@ -198,11 +209,13 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--texts", type=int, help=f"about so many, at least {LEAST_CHAINS} chains")
     parser.add_argument("--shots", type=int, nargs="+")
+    parser.add_argument("--caches", nargs="+", choices=CACHES, default=CACHES)
     parser.add_argument("--blocks", type=int, default=20, help="KV blocks of 128 tokens in the small cache")
     args = parser.parse_args()
     texts = args.texts or (6 if args.quick else 100)
     shots = args.shots or ((1, 3) if args.quick else (1, 2, 3, 5))
-    report(*measure(texts, shots, args.blocks, args.rounds or (1 if args.quick else 5)), args.json)
+    rounds = args.rounds or (1 if args.quick else 5)
+    report(*measure(texts, shots, args.caches, args.blocks, rounds), args.json)
 
 
 if __name__ == "__main__":

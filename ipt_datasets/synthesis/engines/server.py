@@ -197,9 +197,14 @@ class ServerEngine:
         return cards
 
     async def _check_untold_lengths(self, cards: dict[Endpoint, Card]) -> None:
-        for endpoint, card in cards.items():
-            if not card.max_model_len:
-                await check_untold_length(endpoint, self._forms[endpoint], self.max_model_len, self.tokenizer)
+        tries = [
+            check_untold_length(endpoint, self._forms[endpoint], self.max_model_len, self.tokenizer)
+            for endpoint, card in cards.items()
+            if not card.max_model_len
+        ]
+        for said in await asyncio.gather(*tries, return_exceptions=True):
+            if isinstance(said, BaseException):
+                raise said
 
     async def _open_one(self, endpoint: Endpoint, names: Sequence[str], served_model: str | None) -> Card:
         card = choose_card(endpoint, await endpoint.cards(), names, served_model)
