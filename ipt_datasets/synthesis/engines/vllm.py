@@ -93,7 +93,9 @@ class VLLMEngine:
         started = self._engine.vllm_config
         cache = started.cache_config
         self.max_model_len: int = started.model_config.max_model_len
-        self.max_requests: int = started.scheduler_config.max_num_seqs
+        # Its process goes on before it hears what comes next: unless some wait in it, places stay empty for a step.
+        at_once = started.scheduler_config.max_num_seqs
+        self.max_requests: int = at_once + at_once // 8 + 1
         # Where layers differ, blocks times their size is not what fits; vLLM says what does.
         self.kv_tokens: int | None = (
             getattr(cache, "kv_cache_size_tokens", None) or cache.num_gpu_blocks * cache.block_size
