@@ -67,6 +67,9 @@ class _Terminated(BaseException):
     """SIGTERM came: from a scheduler, or because the machine goes away."""
 
 
+_STOPS: dict[int, type[BaseException]] = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: _Terminated}
+
+
 @contextmanager
 def _heeding_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a command by an exception, so that files and locks are let go of."""
@@ -82,19 +85,19 @@ def _heeding_signals() -> Iterator[None]:
                 _thread.start_new_thread(come_again, (number,))
                 return
             frame = frame.f_back
-        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+        raise _STOPS[number]
 
     def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
         # Nor does one get out of what weak references call, which no name tells.
-        numbers = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
-        if unraisable.exc_type in numbers:
-            _thread.start_new_thread(come_again, (numbers[unraisable.exc_type],))
-        else:
-            hook(unraisable)
+        for number, stop in _STOPS.items():
+            if unraisable.exc_type is stop:
+                _thread.start_new_thread(come_again, (number,))
+                return
+        hook(unraisable)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in _STOPS}
     heeded = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     for number in heeded:
         signal.signal(number, end)

@@ -189,11 +189,8 @@ def figures_of(shots: int, runs: Mapping[str, Taken]) -> list[Figure]:
     what = f"{shots} shots a chain" if shots > 1 else "1 shot a chain"
     figures = []
     if set(CACHES) <= set(runs):
-        floor, name, unit = (
-            every("large", "ours", "computed"),
-            "a cache that holds everything",
-            "prefill tokens computed",
-        )
+        floor = every("large", "ours", "computed")
+        name, unit = "a cache that holds everything", "prefill tokens computed"
         figures += [
             compare(PART, what, unit, every("small", "ours", "computed"), floor, name, at_most=1.05),
             compare(PART, f"{what}, barrier", unit, every("small", "barrier", "computed"), floor, name),

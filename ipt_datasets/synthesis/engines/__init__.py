@@ -59,7 +59,8 @@ class Engine(Protocol):
         kind: "vllm", "transformers", "server" or "scripted".
         tokenizer: the model's tokenizer, as prompts need it.
         max_model_len: the longest prompt plus completion, in tokens.
-        max_requests: how many requests the engine works on at once; more may be submitted, they wait.
+        max_requests: how many requests are worth having under way: those it works on at once and, where its process
+            does not wait for the next, a few more; beyond that they only wait.
         kv_tokens: how many tokens its KV cache holds, None where that does not bind.
     """
 

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -181,15 +181,8 @@ class ServerEngine:
 
     async def _open(self, names: Sequence[str], served_model: str | None) -> dict[Endpoint, Card]:
         """Look at every server before the first request: its model, its length, the form that it takes."""
-        # Each server is looked at whatever the others say, so that none is left in the middle of it.
-        opened = await asyncio.gather(
-            *(self._open_one(endpoint, names, served_model) for endpoint in self._forms), return_exceptions=True
-        )
-        cards: dict[Endpoint, Card] = {}
-        for endpoint, card in zip(list(self._forms), opened, strict=True):
-            if isinstance(card, BaseException):
-                raise card
-            cards[endpoint] = card
+        opened = await _all(self._open_one(endpoint, names, served_model) for endpoint in self._forms)
+        cards: dict[Endpoint, Card] = dict(zip(list(self._forms), opened, strict=True))
         roots = {PurePath(card.root).name: endpoint for endpoint, card in cards.items()}
         if served_model and len(roots) > 1:
             told = ", ".join(f"{cards[endpoint].root} at {endpoint.shown}" for endpoint in roots.values())
@@ -197,14 +190,11 @@ class ServerEngine:
         return cards
 
     async def _check_untold_lengths(self, cards: dict[Endpoint, Card]) -> None:
-        tries = [
+        await _all(
             check_untold_length(endpoint, self._forms[endpoint], self.max_model_len, self.tokenizer)
             for endpoint, card in cards.items()
             if not card.max_model_len
-        ]
-        for said in await asyncio.gather(*tries, return_exceptions=True):
-            if isinstance(said, BaseException):
-                raise said
+        )
 
     async def _open_one(self, endpoint: Endpoint, names: Sequence[str], served_model: str | None) -> Card:
         card = choose_card(endpoint, await endpoint.cards(), names, served_model)
@@ -289,3 +279,12 @@ class ServerEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         for endpoint in self._forms:
             await endpoint.close()
+
+
+async def _all(looks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Look at each server whatever the others say, so that none is left in the middle of it; then raise the first error."""
+    found = await asyncio.gather(*looks, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if not isinstance(one, BaseException)]
