@@ -282,7 +282,7 @@ class ServerEngine:
 
 
 async def _all(looks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Look at each server whatever the others say, so that none is left in the middle of it; then raise the first error."""
+    """Look at each server whatever the others say, so that none is left in the middle; then raise the first error."""
     found = await asyncio.gather(*looks, return_exceptions=True)
     for one in found:
         if isinstance(one, BaseException):
