@@ -5,7 +5,7 @@ The shot record is the truth of a synthesis: it keeps the raw completion, so tha
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Features, List, Value
 
@@ -162,16 +162,14 @@ class Pair:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """A piece of a completion that is not a pair, with a reason from `REJECT_REASONS`."""
 
     reason: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedCompletion:
+class ParsedCompletion(NamedTuple):
     """What a completion holds, in the order it was written."""
 
     pairs: tuple[Pair, ...]

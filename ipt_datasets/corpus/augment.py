@@ -1,5 +1,6 @@
 """`augment`: raw texts in, a corpus of instruction-augmented texts out, streaming."""
 
+import gc
 import hashlib
 import logging
 import time
@@ -15,9 +16,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ipt_datasets.corpus.budget import Budget
-from ipt_datasets.corpus.card import augmented_card, pinned_card
-from ipt_datasets.corpus.counts import Counts, count_shards
+from ipt_datasets.corpus.card import pinned_card
+from ipt_datasets.corpus.counts import Counts
 from ipt_datasets.corpus.covered import peek, skip_covered
+from ipt_datasets.corpus.finish import finish_folder, verify_folder
 from ipt_datasets.corpus.folder import CARD, JOURNAL, OutputFolder, unwritable
 from ipt_datasets.corpus.input import Input
 from ipt_datasets.corpus.journal import Journal
@@ -204,7 +206,7 @@ def write_share(
         disable=not progress,
     )
     given = opened.given
-    with _said_how_to_go_on(folder), bar:
+    with _said_how_to_go_on(folder), bar, _frozen():
         folder.begin(recipe, overwrite=overwrite)
         with Journal(folder.path / JOURNAL, done) as journal:
             _pin_card(folder)
@@ -243,6 +245,23 @@ def _warn_if_empty(share: Share, opened: Input) -> bool:
         *(share, opened.source, opened.total, blocks, share.block_rows),
     )
     return True
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Keep what is there by now, the libraries and the model, out of garbage collections for a while.
+
+    There are half a million such objects, and to look through them took a quarter of a second every few thousand texts,
+    in which nothing was asked of the engine.
+    """
+    if gc.get_freeze_count():  # somebody else did, and would miss it afterwards
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
@@ -289,32 +308,3 @@ def _is_drawn(fraction: float, seed: int, text: str | None) -> bool:
     content = f"{seed}:".encode() + (text or "").encode(errors="surrogatepass")
     digest = hashlib.blake2b(content, digest_size=8, person=b"fraction").digest()
     return int.from_bytes(digest) / 2**64 < fraction
-
-
-def finish_folder(folder: OutputFolder, recipe: Mapping[str, Any], n_parts: int = 1) -> Counts:
-    """Count a folder whose shards are all there, and write its card, without which it is not finished.
-
-    Args:
-        folder: of a run.
-        recipe: see `run_recipe`.
-        n_parts: how many jobs wrote it.
-    """
-    counts = count_shards(folder.shards("pairs"), folder.shards("text"))
-    digests = {name: folder.digest(name) for name in ("text", "pairs")}
-    folder.write_text(CARD, augmented_card(recipe, counts, digests, n_parts))
-    return counts
-
-
-def verify_folder(folder: OutputFolder) -> Counts:
-    """Check a finished folder: every shard can be read, and its texts and pairs are complete."""
-    try:
-        counts = count_shards(folder.shards("pairs"), folder.shards("text"))
-    except Exception as error:
-        raise OutputError(f"{folder.path} is damaged: {error}; write it anew with --overwrite") from error
-    card = (folder.path / CARD).read_text("utf-8")
-    if f"| raw texts | {counts.rows:,} |" not in card or f"\n{counts.texts:,} training texts." not in card:
-        raise OutputError(
-            f"{folder.path} holds {counts.rows:,} raw texts and {counts.texts:,} training texts, its card says "
-            "otherwise; write it anew with --overwrite"
-        )
-    return counts

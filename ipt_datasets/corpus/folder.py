@@ -144,7 +144,7 @@ class OutputFolder:
         """Count the input rows that final shards cover."""
         return sum(pq.read_metadata(shard).num_rows for shard in self.shards("pairs"))
 
-    def write_shard(self, config_name: str, number: int, columns: Mapping[str, list[Any]], features: Features) -> None:
+    def write_shard(self, config_name: str, number: int, columns: Mapping[str, Any], features: Features) -> None:
         """Write a shard: under a temporary name, flushed to the disk, then renamed."""
         folder = self.path / config_name
         folder.mkdir(exist_ok=True)
@@ -223,8 +223,10 @@ def shard_name(number: int) -> str:
     return f"train-{number:05d}.parquet"
 
 
-def _array(values: list[Any], feature: Any) -> Any:
+def _array(values: Any, feature: Any) -> Any:
     """Give a column as Arrow holds it."""
+    if isinstance(values, pa.ChunkedArray):
+        return values
     if isinstance(values, TypedColumn):
         return pa.array(values)
     if isinstance(feature, Value) and feature.dtype in PLAIN:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from ipt_datasets.corpus.augment import Augmented, finish_folder, verify_folder
+from ipt_datasets.corpus.augment import Augmented
 from ipt_datasets.corpus.counts import Counts
+from ipt_datasets.corpus.finish import finish_folder, verify_folder
 from ipt_datasets.corpus.folder import LOCK, RECIPE, SHARDS, OutputFolder, differences, shard_name
 from ipt_datasets.corpus.publication import check_digests, open_finished
 from ipt_datasets.corpus.reproduce import reproducing_command

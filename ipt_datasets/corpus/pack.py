@@ -223,6 +223,8 @@ def _write(
             columns = columns_of(ids, starts, length)
             folder.write_shard("packed", number, columns, PACKED_FEATURES)
             counts.rows += len(columns["continues"])
+            del columns
+        del ids, starts  # a block is large: not held while the next one fills
 
 
 def _encoded(texts: Iterator[str], encoder: DocumentTokenizer) -> Iterator[list[int]]:

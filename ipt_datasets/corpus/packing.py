@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 Ids = npt.NDArray[np.int32]
 Starts = npt.NDArray[np.bool_]
 
+TOKENS_AT_ONCE = 2**20
+"""The arithmetic takes about fifty bytes a token, so it is done for so many of a block at a time."""
+
 NO_LOSS = -100
 """What transformers takes for a label without loss."""
 
@@ -37,8 +40,10 @@ def cut_blocks(documents: Iterable[Sequence[int]], size: int, begun: int = 0) ->
         begun = 0
         while filled + len(left) >= size:
             cut = size - filled
-            yield np.concatenate([*ids, left[:cut]]), np.concatenate([*starts, is_start[:cut]])
+            block = np.concatenate([*ids, left[:cut]]), np.concatenate([*starts, is_start[:cut]])
             ids, starts, filled = [], [], 0
+            yield block
+            del block  # a block is large: not held while the next one fills
             left, is_start = left[cut:], is_start[cut:]
         ids.append(left)
         starts.append(is_start)
@@ -55,6 +60,12 @@ def columns_of(ids: Ids, starts: Starts, length: int) -> dict[str, Any]:
         starts: whether a document starts at each.
         length: tokens a row; the last one may be shorter.
     """
+    step = length * max(1, TOKENS_AT_ONCE // length)
+    parts = [_columns_of(ids[at : at + step], starts[at : at + step], length) for at in range(0, len(ids), step)]
+    return {name: pa.chunked_array([part[name] for part in parts]) for name in parts[0]}
+
+
+def _columns_of(ids: Ids, starts: Starts, length: int) -> dict[str, Any]:
     places = np.arange(len(ids), dtype=np.int64)
     begins = starts | (places % length == 0)  # a row begins a piece: it cannot see the row before
     pieces = np.flatnonzero(begins)
@@ -103,4 +114,4 @@ def tokens_of(shard: Path) -> int:
 
 
 def _lists(values: npt.NDArray[Any], bounds: npt.NDArray[Any]) -> Any:
-    return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(values.astype(np.int32)))
+    return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(values.astype(np.int32, copy=False)))

@@ -6,8 +6,7 @@ they run. What it returns are the records of its shots.
 
 import hashlib
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ipt_datasets.recipe import Recipe
 from ipt_datasets.schema import Pair, Rejected
@@ -15,8 +14,7 @@ from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.prompts import FinishedShot, Prompter
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(NamedTuple):
     """What a shot is about: one window of one raw text.
 
     Attributes:
@@ -32,8 +30,7 @@ class Stretch:
     ids: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Shot:
+class Shot(NamedTuple):
     """The record of one shot: what was asked, the raw completion, and the pairs read from it."""
 
     row: int
@@ -130,7 +127,7 @@ def run_chain(
         )
         if on_shot:
             on_shot(shots[-1])
-        if not pairs:
+        if not pairs or stretch is stretches[-1]:  # no prompt follows the last
             continue
         if not rejected and not any(stop in text for stop in prompter.markup.stop):
             history.append(prompter.finish_exactly(stretch.ids, completion.token_ids))

@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 from ipt_datasets.errors import InputError
@@ -13,7 +14,10 @@ from ipt_datasets.synthesis.chains import Shot, Stretch, chain_id, run_chain
 from ipt_datasets.synthesis.engines import Completion
 from ipt_datasets.synthesis.prompts import Prompter
 from ipt_datasets.synthesis.schedule import Job
-from ipt_datasets.synthesis.windows import split_text
+from ipt_datasets.synthesis.windows import beginning, split_text
+
+ENCODED_AT_ONCE = 32
+"""Texts are read and encoded in batches of so many, which costs less than each by itself."""
 
 
 class Journal(Protocol):
@@ -101,14 +105,12 @@ class Dealer:
             InputError: a text that is neither a string nor None.
         """
         dealt: list[Stretch] = []
-        for number, text in enumerate(self._texts, self._first):
-            row = SynthesizedRow(status=_status_before(text, number, self._recipe.text_column))
-            if self._select and not self._select(text):
-                row.status = "not_selected"
+        for number, text, status, begins in self._read_ahead():
+            row = SynthesizedRow(status)
             self._rows.append(row)
             self._missing.append(0 if row.status else 1)  # 1 keeps the row open until all its windows are dealt
             if not row.status:
-                for stretch in self._stretches(number, text or "", row):
+                for stretch in self._stretches(number, text or "", begins, row):
                     self._missing[number - self._first] += 1
                     dealt.append(stretch)
                     if len(dealt) == self._recipe.shots:
@@ -141,10 +143,33 @@ class Dealer:
                 row.shots = self._limited(row.shots, self._recipe.max_pairs)
             yield row
 
-    def _stretches(self, number: int, text: str, row: SynthesizedRow) -> Iterator[Stretch]:
+    def _read_ahead(self) -> Iterator[tuple[int, str | None, str, list[int]]]:
+        """Give the number of each text, the text, its status if it is not asked about, and the ids of its beginning."""
+        texts = enumerate(self._texts, self._first)
+        is_last = False
+        while not is_last:
+            group: list[tuple[int, str | None, str]] = []
+            failure = None
+            try:
+                for number, text in islice(texts, ENCODED_AT_ONCE):
+                    status = _status_before(text, number, self._recipe.text_column)
+                    if self._select and not self._select(text):
+                        status = "not_selected"
+                    group.append((number, text, status))
+            except Exception as error:  # what was read before it still has its turn
+                failure = error
+            beginnings = [beginning(text or "", self._room) for _, text, status in group if not status]
+            encoded = iter(self._prompter.encode_texts(beginnings))
+            for number, text, status in group:
+                yield number, text, status, [] if status else next(encoded)
+            if failure:
+                raise failure
+            is_last = len(group) < ENCODED_AT_ONCE
+
+    def _stretches(self, number: int, text: str, begins: list[int], row: SynthesizedRow) -> Iterator[Stretch]:
         """Give the windows of a text that are read; none where the recipe skips long texts and this is one."""
         limit = 1 if self._recipe.long_texts == "truncate" else self._recipe.max_windows
-        windows = split_text(text, self._prompter.encode_text, self._room)
+        windows = split_text(text, self._prompter.encode_text, self._room, begins)
         taken = 0
         try:
             for window in windows:
@@ -167,7 +192,7 @@ class Dealer:
         for shot in shots:
             kept, over = shot.pairs[:room], shot.pairs[room:]
             named = tuple(Rejected("over_limit", self._prompter.markup.render_pairs([pair]).strip()) for pair in over)
-            limited.append(replace(shot, pairs=kept, rejected=shot.rejected + named))
+            limited.append(shot._replace(pairs=kept, rejected=shot.rejected + named))
             room -= len(kept)
         return limited
 

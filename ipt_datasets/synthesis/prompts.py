@@ -6,7 +6,8 @@ they decode to the history as it is written anew, and only the rest is encoded.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ipt_datasets.errors import RecipeError
 from ipt_datasets.schema import Pair
@@ -17,15 +18,13 @@ GUESSES = 6
 """So many guesses say where reused ids end before the search halves what is left, so that none takes long."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedShot:
+class FinishedShot(NamedTuple):
     """Token ids of a shot that later prompts of its chain carry: from its text to the id that ends it."""
 
     ids: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """Ids around the pieces of a shot.
 
     Attributes:
@@ -64,10 +63,15 @@ class Prompter:
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a raw text with the markup around it, up to where the completion begins."""
-        written, prefill = self.markup.render_text(text), self.markup.prefill
+        return self.encode_texts([text])[0]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode several raw texts as `encode_text` does each, in less time than one by one."""
+        written, prefill = [self.markup.render_text(text) for text in texts], self.markup.prefill
         if not self.markup.is_chat:
-            return self.tokenizer.encode(written + prefill)
-        return self.tokenizer.encode(written) + self.frame.close + self.tokenizer.encode_continuation(prefill)
+            return self.tokenizer.encode_batch([one + prefill for one in written])
+        begun = self.frame.close + self.tokenizer.encode_continuation(prefill)
+        return [ids + begun for ids in self.tokenizer.encode_batch(written)]
 
     def join(self, history: Sequence[FinishedShot]) -> list[int]:
         """Give the ids of finished shots, one behind the other, each with its begin ids."""

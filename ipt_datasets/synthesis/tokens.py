@@ -1,6 +1,6 @@
 """Text to token ids and back, such that text never becomes a control id."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,9 @@ class PromptTokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Encode text that stands at the beginning of a sequence or behind a control id; no control id comes out."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode several texts as `encode` does each."""
 
     def encode_continuation(self, text: str) -> list[int]:
         """Encode text that goes on after other text, whose last character is a line break or white space."""
@@ -66,10 +69,13 @@ class HFTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encode text without control ids; see `PromptTokenizer`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode several texts, in less time than one by one; see `PromptTokenizer`."""
         backend = self._backend
         if backend is None:
-            slowly: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-            return slowly
+            return [self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts]
         # Whoever calls the transformers tokenizer in between sets these on the same backend.
         if not backend.encode_special_tokens:
             backend.encode_special_tokens = True
@@ -77,8 +83,7 @@ class HFTokenizer:
             backend.no_truncation()
         if backend.padding:
             backend.no_padding()
-        ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids
+        return [encoded.ids for encoded in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_continuation(self, text: str) -> list[int]:
         """Encode text that goes on after a line break; see `PromptTokenizer`."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BOUNDS = (
     re.compile(r"\n\s*\n"),  # between paragraphs
@@ -18,8 +18,7 @@ MIN_SHARE = 0.5
 """A better kind of bound is taken if the window keeps at least this share of what would fit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A stretch of a raw text that makes a shot of its own.
 
     Attributes:
@@ -33,7 +32,18 @@ class Window:
     ids: list[int]
 
 
-def split_text(text: str, encode: Callable[[str], list[int]], room: int) -> Iterator[Window]:
+CHARACTERS_A_TOKEN = 4
+"""So many a window is first taken to hold."""
+
+
+def beginning(text: str, room: int) -> str:
+    """Give what `split_text` encodes first: the whole text, mostly."""
+    return text[: room * CHARACTERS_A_TOKEN]
+
+
+def split_text(
+    text: str, encode: Callable[[str], list[int]], room: int, begins: list[int] | None = None
+) -> Iterator[Window]:
     """Cut a text into windows of at most `room` tokens that together are the whole text.
 
     Only stretches of about twice the room are ever encoded, so that time and memory stay proportional to the text
@@ -43,19 +53,23 @@ def split_text(text: str, encode: Callable[[str], list[int]], room: int) -> Iter
         text: the raw text, not empty.
         encode: gives the ids of a stretch with the markup around it; longer stretches give more ids.
         room: the most ids a window may have; large enough for one character.
+        begins: the ids of the text's `beginning`, where they are known.
     """
-    start, guess = 0, room * 4
+    start, guess = 0, room * CHARACTERS_A_TOKEN
     while start < len(text):
-        window = _longest_window(text, start, encode, room, guess)
+        window = _longest_window(text, start, encode, room, guess, begins)
+        begins = None
         yield window
         # The next window probably holds about as many characters a token; a little more saves an encoding.
         guess = (window.end - start) * room * 11 // (10 * max(len(window.ids), 1)) + 1
         start = window.end
 
 
-def _longest_window(text: str, start: int, encode: Callable[[str], list[int]], room: int, guess: int) -> Window:
+def _longest_window(
+    text: str, start: int, encode: Callable[[str], list[int]], room: int, guess: int, begins: list[int] | None
+) -> Window:
     end = min(start + guess, len(text))
-    ids = encode(text[start:end])
+    ids = encode(text[start:end]) if begins is None else begins
     while len(ids) <= room and end < len(text):
         end = min(start + 2 * (end - start), len(text))
         ids = encode(text[start:end])

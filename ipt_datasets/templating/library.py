@@ -90,9 +90,9 @@ def _derive(entries: Mapping[str, Sequence[Entry]], weights: Mapping[str, float]
             forms[f"{section}.{number}"] = [*forms[f"{section}.any"], *forms[f"{section}.{number}"]]
     items = forms["options.items"]
     for labels, counter in (("none", ""), ("A", "A"), ("1", "1")):
-        forms[f"options.items {labels}"] = [item for item in items if item[0].counter() == counter]
+        forms[f"options.items {labels}"] = [item for item in items if item[0].counter == counter]
     for family, counters in COUNTER_FAMILIES.items():
-        forms[f"options.items not {family}"] = [item for item in items if item[0].counter() not in counters]
+        forms[f"options.items not {family}"] = [item for item in items if item[0].counter not in counters]
     forms["options.lead_ins worded"] = [lead_in for lead_in in forms["options.lead_ins"] if lead_in[0].source]
     forms["options.responses several"] = [
         form for form in forms["options.responses"] if all(name != "item" for name, _ in form[0].fields)

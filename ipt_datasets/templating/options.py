@@ -29,6 +29,8 @@ _NAMES_OTHERS = re.compile(
 )
 _NAMES_LETTER = re.compile(r"\b(?i:option|choice|answer)s?(?:\s+is|\s+are|\s*[:=–-])?\s*\(?[A-H]\)?(?!['\w])|\([A-H]\)")
 _NAMES_DIGIT = re.compile(r"\b(?i:option|choice)s? \(?[1-9]\)?(?![\w%])")
+_NAMING = ("option", "choice", "answer", "(")
+"""One of these stands in whatever `_NAMES_LETTER` or `_NAMES_DIGIT` finds."""
 _ON_ONE_LINE = 160
 _CROWDED = re.compile(r"[,;/|\n\r]")
 _MOST_RIGHT = 100
@@ -158,15 +160,19 @@ def _in_words(options: Sequence[str], found: Sequence[int]) -> str:
 
 
 def _labels_named(texts: Sequence[str], rationale: str) -> str:
-    if any(map(_NAMES_OTHERS.fullmatch, texts)) or (rationale and _NAMES_LETTER.search(rationale)):
+    if any(map(_NAMES_OTHERS.fullmatch, texts)):
         return "A"
-    return "1" if rationale and _NAMES_DIGIT.search(rationale) else ""
+    folded = rationale.casefold()
+    if not any(word in folded for word in _NAMING):  # nearly always, and a search by an expression takes long
+        return ""
+    return "A" if _NAMES_LETTER.search(rationale) else "1" if _NAMES_DIGIT.search(rationale) else ""
 
 
 def _own_labels(options: Sequence[str]) -> bool:
-    labels = map(_LABELLED.match, options)
-    in_order = all(label is not None and _place(label[1] or label[2]) == at for at, label in enumerate(labels))
-    return in_order and len(options) > 1
+    for at, label in enumerate(map(_LABELLED.match, options)):
+        if label is None or _place(label[1] or label[2]) != at:
+            return False
+    return len(options) > 1
 
 
 class OptionStyle(NamedTuple):
@@ -180,7 +186,7 @@ class OptionStyle(NamedTuple):
 
 def show(arranged: Arranged, style: OptionStyle) -> tuple[str, str]:
     """Write the block of options, and the answer with or without its label."""
-    counter = style.item.counter()
+    counter = style.item.counter
     items = [
         style.item.fill({"option": option, counter: count(counter, at)}) for at, option in enumerate(arranged.options)
     ]

@@ -138,7 +138,7 @@ def _item(pair: Pair, at: int, library: Library, draw: Draw) -> Item:
     if rationale and not rationale[-1].isspace():
         stop = "\n" if "\n" in rationale else " " if rationale.rstrip(_CLOSING).endswith(_SENTENCE_ENDS) else ". "
     arranged = None
-    if any(option.strip() for option in pair.options):
+    if any(map(str.strip, pair.options)):
         arranged = choice.arrange(pair.options, pair.response, rationale, library.last, draw, f"options of pair {at}")
     return Item(pair.instruction, rationale, stop, pair.response, arranged)
 
@@ -218,7 +218,7 @@ def _worked_examples(shot: Planned) -> str:
     style = shot.style
     *examples, last = shot.items
     label = style.form("worked_examples.labels")
-    counter = label.counter()
+    counter = label.counter
     worked = [
         "\n".join(part for part in (label.fill({counter: choice.count(counter, at)}), _pairs([example], style)) if part)
         for at, example in enumerate(examples)
@@ -231,15 +231,14 @@ def _worked_examples(shot: Planned) -> str:
 def _numbered(shot: Planned) -> str:
     style = shot.style
     asked, answered = style.couple("numbered.labels")
-    counter = asked.counter()
+    counter = asked.counter
     both = [_question_and_answer(item, style, counter_family(counter)) for item in shot.items]
     loose = any(item.rationale or item.arranged for item in shot.items)
     between = "\n\n" if loose or style.form("separators.pairs").source != "\n" else "\n"
     blocks = []
     for heading, label, side in zip(style.couple("numbered.headings"), (asked, answered), (0, 1), strict=True):
         numbered = [
-            label.fill({label.counter(): choice.count(label.counter(), at)}) + words[side]
-            for at, words in enumerate(both)
+            label.fill({label.counter: choice.count(label.counter, at)}) + words[side] for at, words in enumerate(both)
         ]
         blocks.append(_under(heading.fill(style.nouns()), between.join(numbered), style))
     return "\n\n".join((_text(shot), *blocks))

@@ -102,17 +102,26 @@ _PUNCTUATION = tuple(".,;:?!…。，；：？！")
 
 
 class Template(NamedTuple):
-    """A form cut at its words in braces once, so that filled-in contents are never read as a form again."""
+    """A form cut at its words in braces once, so that filled-in contents are never read as a form again.
+
+    Attributes:
+        source: the form as it stands in its file.
+        head: what stands before its first word in braces.
+        fields: those words, each with what stands behind it.
+        counter: the one of them that counts, "" for none.
+    """
 
     source: str
     head: str
     fields: tuple[tuple[str, str], ...]
+    counter: str
 
     @classmethod
     def compile(cls, source: str) -> "Template":
         """Cut a form at its words in braces."""
         head, *rest = _FIELD.split(source)
-        return cls(source, head, tuple(zip(rest[::2], rest[1::2], strict=True)))
+        counter = next((name for name in rest[::2] if name in COUNTERS), "")
+        return cls(source, head, tuple(zip(rest[::2], rest[1::2], strict=True)), counter)
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Put the values in, byte for byte."""
@@ -121,10 +130,6 @@ class Template(NamedTuple):
             filled.append(values[name])
             filled.append(literal)
         return "".join(filled)
-
-    def counter(self) -> str:
-        """Give the counter that the form holds, "" for none."""
-        return next((name for name, _ in self.fields if name in COUNTERS), "")
 
 
 Entry = tuple[tuple[Template, ...], float]

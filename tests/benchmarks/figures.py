@@ -171,13 +171,21 @@ def in_child(*arguments: str, cache: Path | None = None) -> dict[str, Any]:
     return found
 
 
-def demo_texts(number: int) -> list[str]:
-    """Give so many texts of about 1,200 characters: the shipped abstracts over and over, no two of them equal."""
+def demo_texts(number: int, characters: int | None = None) -> list[str]:
+    """Give so many texts, no two of them equal: the shipped abstracts over and over.
+
+    Args:
+        number: of texts.
+        characters: that a text has, as many abstracts as that takes; None: one abstract a text, about 1,200.
+    """
     import ipt_datasets
 
     lines = (Path(ipt_datasets.__file__).parent / "data" / "demo.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    return [f"{at}. {texts[at % len(texts)]}" for at in range(number)]
+    if characters is None:
+        return [f"{at}. {texts[at % len(texts)]}" for at in range(number)]
+    beginnings = ["\n\n".join(texts[at:] + texts[:at]) for at in range(len(texts))]
+    return [f"{at}. {beginnings[at % len(texts)]}"[:characters] for at in range(number)]
 
 
 def write_texts(file: Path, texts: Sequence[str]) -> None:

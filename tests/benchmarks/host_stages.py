@@ -15,13 +15,14 @@ from ipt_datasets.corpus.folder import OutputFolder
 from ipt_datasets.corpus.journal import Journal
 from ipt_datasets.corpus.source import iter_rows, open_source
 from ipt_datasets.schema import SYNTHESIS_FEATURES, TEXT_FEATURES, TypedColumn
+from ipt_datasets.synthesis.dealing import ENCODED_AT_ONCE
 from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.scripted import write_pairs
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.synthesis.prompts import Prompter
 from ipt_datasets.synthesis.synthesizer import Synthesizer
 from ipt_datasets.synthesis.tokens import HFTokenizer
-from ipt_datasets.synthesis.windows import split_text
+from ipt_datasets.synthesis.windows import beginning
 from ipt_datasets.templating.templatizer import Templatizer
 from tests.benchmarks.figures import demo_texts, write_texts
 
@@ -125,9 +126,9 @@ def canned(tokenizer: HFTokenizer, texts: Sequence[str]) -> list[Completion]:
 class HostPath:
     """One corpus on its way from the file to the folder, each stage with what it needs from the ones before."""
 
-    def __init__(self, n_texts: int, tokenizer: HFTokenizer, folder: Path) -> None:
+    def __init__(self, n_texts: int, tokenizer: HFTokenizer, folder: Path, characters: int | None = None) -> None:
         self.folder, self.tokenizer = folder, tokenizer
-        self.texts = demo_texts(n_texts)
+        self.texts = demo_texts(n_texts, characters)
         self.source = folder / "corpus.jsonl"
         write_texts(self.source, self.texts)
         self.completions = canned(tokenizer, self.texts[:200])
@@ -165,9 +166,8 @@ class HostPath:
         return iter_rows(open_source(str(self.source)), str(self.source))
 
     def encode(self) -> None:
-        for text in self.texts:
-            for _ in split_text(text, self.prompter.encode_text, ROOM):
-                pass
+        for at in range(0, len(self.texts), ENCODED_AT_ONCE):
+            self.prompter.encode_texts([beginning(text, ROOM) for text in self.texts[at : at + ENCODED_AT_ONCE]])
 
     def decode(self) -> None:
         for at in range(len(self.texts)):
@@ -216,7 +216,7 @@ class HostPath:
 
     def watched_tokenizer(self) -> Watched:
         """Give the tokenizer with a clock on all that it does."""
-        return Watched(self.tokenizer, ("encode", "encode_continuation", "decode"), time.process_time)
+        return Watched(self.tokenizer, ("encode", "encode_batch", "encode_continuation", "decode"), time.process_time)
 
     def augment_with(self, tokenizer: Any) -> float:
         """Augment with the tokenizer; give the processor time of it all."""

@@ -4,8 +4,7 @@ Requests are added while others run: `submit` never blocks and `step` returns as
 finished, so that shot r+1 of a chain can be submitted the moment shot r is parsed.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ipt_datasets.synthesis.tokens import PromptTokenizer
 
@@ -13,8 +12,7 @@ DEFAULT_MAX_MODEL_LEN = 4096
 """Prompt and completion together, where nobody says and the model reads more or does not tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One prompt for the model.
 
     Attributes:
@@ -35,8 +33,7 @@ class Request:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What the model wrote.
 
     Attributes:

@@ -5,7 +5,7 @@ For tests, dry runs and notebooks. What it writes about a text depends on the te
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ipt_datasets.schema import Pair
 from ipt_datasets.synthesis.engines import DEFAULT_MAX_MODEL_LEN, Completion, Request
@@ -29,6 +29,10 @@ class ScriptedTokenizer:
     def encode(self, text: str) -> list[int]:
         """Encode text; see `PromptTokenizer`."""
         return [int.from_bytes(b"\x01" + piece.encode()) for piece in PIECE.findall(text)]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode several texts; see `PromptTokenizer`."""
+        return list(map(self.encode, texts))
 
     def encode_continuation(self, text: str) -> list[int]:
         """Encode text that goes on; the same as `encode`, since a piece never depends on what stands before it."""

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -130,7 +130,7 @@ class ServerEngine:
             return
         # Tokenizers bear no second thread: whatever needs one happens in the caller's.
         prompts = {form: form.prompt(request.prompt, self.tokenizer) for form in set(self._forms.values())}
-        run = self._under_way[request_id] = _Run(request_id, replace(request, max_tokens=limit), prompts)
+        run = self._under_way[request_id] = _Run(request_id, request._replace(max_tokens=limit), prompts)
         self._loop.call_soon_threadsafe(self._start, run)
 
     def step(self) -> list[tuple[int, Completion]]:
