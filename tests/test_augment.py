@@ -1,5 +1,6 @@
 """`ipt augment` and `ipt templatize`: what they write, what they refuse, and that nothing is lost."""
 
+import gc
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from ipt_datasets.corpus.folder import OutputFolder
 from ipt_datasets.corpus.templatize import templatize
 from ipt_datasets.errors import InputError, OutputError, RecipeError
 from ipt_datasets.schema import SYNTHESIS_FEATURES, TEXT_FEATURES
+from ipt_datasets.synthesis.engines.scripted import ScriptedEngine
 
 TEXTS = [f"Note {n}. The harbour has {n} boats and {n * 7} ropes. Nobody counts them twice." for n in range(101)]
 
@@ -372,3 +374,22 @@ def test_inspect_shows_texts_and_counts(corpus, tmp_path, capsys):
     assert TEXTS[0] in out
     assert "12 raw texts" in out
     assert main(["inspect", str(tmp_path / "nothing")]) == 1
+
+
+def test_what_was_there_before_is_out_of_collections_only_while_a_run_writes(corpus, tmp_path):
+    frozen = []
+
+    class Noting(ScriptedEngine):
+        def step(self):
+            frozen.append(gc.get_freeze_count())
+            return super().step()
+
+    augment(corpus, tmp_path / "a", Synthesizer(engine=Noting()), progress=False)
+    assert min(frozen) > 10_000
+    assert gc.get_freeze_count() == 0
+    gc.freeze()  # as somebody may have done for reasons of their own
+    try:
+        augment(corpus, tmp_path / "b", Synthesizer(engine=Noting()), progress=False)
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from mixing_parts import contents, forked, small_tokenizer, texts, write
 import ipt_datasets
 from ipt_datasets import mix, pack
 from ipt_datasets.cli import main
+from ipt_datasets.corpus import packing
 from ipt_datasets.corpus.folder import OutputFolder
 from ipt_datasets.corpus.packing import NO_LOSS, columns_of, cut_blocks
 from ipt_datasets.corpus.tokenizing import DocumentTokenizer
@@ -50,7 +52,8 @@ def test_rows_are_the_documents_one_behind_the_other(bodies, length, rows, data)
     documents = [[1, *body, 2] for body in bodies]
     begun = data.draw(st.integers(0, len(documents[0]) - 1))
     flat = [id_ for document in documents for id_ in document][begun:]
-    blocks = [columns_of(ids, starts, length) for ids, starts in cut_blocks(documents, length * rows, begun)]
+    with patch.object(packing, "TOKENS_AT_ONCE", data.draw(st.sampled_from([1, 2 * length, 2**20]))):
+        blocks = [columns_of(ids, starts, length) for ids, starts in cut_blocks(documents, length * rows, begun)]
     assert all(len(block["input_ids"]) == rows for block in blocks[:-1])
     made = [
         {name: column[at].as_py() for name, column in block.items()}

@@ -1,15 +1,19 @@
 """Chains and their schedule: depth first, bounded by the KV cache, right whatever the order of completions."""
 
 import random
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipt_datasets.errors import EngineError
+from ipt_datasets.synthesis.dealing import ENCODED_AT_ONCE, Dealer
 from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.scripted import EOS, ScriptedEngine
-from ipt_datasets.synthesis.schedule import Job, Schedule
+from ipt_datasets.synthesis.markup import PAPER
+from ipt_datasets.synthesis.prompts import Prompter
+from ipt_datasets.synthesis.schedule import Job, Schedule, _Most, _Stage
 from ipt_datasets.synthesis.synthesizer import Synthesizer
 
 
@@ -249,3 +253,42 @@ def test_a_shot_without_pairs_is_left_out_and_the_good_ones_before_it_stay():
 
 def test_the_schedule_needs_no_chain_at_all():
     assert list(Schedule(ScriptedEngine(), shared_tokens=0, first_guess=100).run(iter(()))) == []
+
+
+@settings(max_examples=200)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 4), st.integers(0, 3)), max_size=12),
+    room=st.integers(1, 6000),
+)
+def test_the_short_way_to_tell_that_a_chain_fits_never_says_so_of_one_that_does_not(sizes, room):
+    jobs = [Job(iter(()), tokens, shots, [None] * min(known, shots - 1)) for tokens, shots, known in sizes]
+    schedule = Schedule(ScriptedEngine(max_model_len=500), 0, first_guess=30)
+    for number, job in enumerate(jobs):
+        schedule._move(number, job, _Stage(job.shots, len(job.known)))
+    for waiting in [*jobs, Job(iter(()), 100, 2)]:
+        told = schedule._will_fit(waiting, room)
+        most, schedule._most = schedule._most, _Most(10**9, 0)  # never short
+        assert schedule._will_fit(waiting, room) == told
+        schedule._most = most
+    for number, job in enumerate(jobs):
+        schedule._move(number, job, None)
+    assert schedule._most == _Most(0, 0)
+
+
+def test_texts_are_read_ahead_and_those_before_a_broken_one_still_have_their_turn():
+    read = []
+
+    def texts():
+        for text in texts_of(2 * ENCODED_AT_ONCE + 5):
+            read.append(text)
+            yield text
+        raise OSError("the disk is gone")
+
+    engine = ScriptedEngine()
+    dealer = Dealer(texts(), Synthesizer(engine=engine).recipe, Prompter(engine.tokenizer, PAPER), 4096)
+    jobs = dealer.jobs()
+    next(jobs)
+    assert len(read) == ENCODED_AT_ONCE
+    assert len(list(islice(jobs, (len(read) * 2 + 5) // 2 - 1))) == ENCODED_AT_ONCE + 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(jobs)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ipt_datasets.synthesis.engines.scripted import ScriptedTokenizer
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.synthesis.prompts import Prompter
-from ipt_datasets.synthesis.windows import split_text
+from ipt_datasets.synthesis.windows import beginning, split_text
 
 PROMPTER = Prompter(ScriptedTokenizer(), PAPER)
 PIECES = ["word ", "A sentence. ", "Ein Satz!\n", "\n\n", "尾部。", "long" * 40, "</END>", "🙂", " \t "]
@@ -25,6 +25,8 @@ def test_windows_fit_and_together_are_the_text(text, room):
     assert all(len(window.ids) <= room for window in windows)
     assert all(window.start < window.end for window in windows)
     assert all(window.ids == PROMPTER.encode_text(text[window.start : window.end]) for window in windows)
+    [begins] = PROMPTER.encode_texts([beginning(text, room)])
+    assert list(split_text(text, PROMPTER.encode_text, room, begins)) == windows
 
 
 def test_cuts_are_at_paragraphs_then_sentences():
