@@ -100,7 +100,7 @@ def read_shots(row: Row) -> list[tuple[str, Shot]]:
         instruction, response, options = pair["instruction"], pair["response"], pair.get("options")
         if instruction is None or response is None:
             raise RowError(f"row {row.id}: pairs[{at}] has no instruction or no response; remove that pair")
-        given = tuple([option for option in options if option is not None]) if options else ()
+        given = () if options is None else tuple([option for option in options if option is not None])
         pairs[shot].append(Pair(instruction, response, given, pair.get("rationale") or ""))
     return [
         (shot["chain"] or "", Shot(shot["position"] or 0, context, pairs[at], row.id))

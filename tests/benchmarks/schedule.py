@@ -149,7 +149,7 @@ def deal(n_chains: int, shots: int, prompter: Prompter) -> Chains:
 
 
 def measure(
-    n_texts: int, all_shots: Sequence[int], caches: Sequence[str], blocks: int, rounds: int
+    n_texts: int, least_chains: int, all_shots: Sequence[int], caches: Sequence[str], blocks: int, rounds: int
 ) -> tuple[list[Figure], dict[str, Any]]:
     """Let the schedules take turns, for every number of shots, in each cache."""
     runs: dict[str, dict[int, Taken]] = {}
@@ -159,7 +159,7 @@ def measure(
         with started(**engine_options[cache]) as (engine, prompter):
             llm = llm_around(engine, str(prepare_smol()))
             for shots in all_shots:
-                chains = deal(max(n_texts // shots, LEAST_CHAINS), shots, prompter)
+                chains = deal(max(n_texts // shots, least_chains), shots, prompter)
                 prompts = depth_first(engine, chains, prompter)  # what an engine does only once is not measured
                 ways: dict[str, Callable[[], list[list[int]]]] = {
                     "ours": partial(depth_first, engine, chains, prompter),
@@ -204,15 +204,16 @@ def figures_of(shots: int, runs: Mapping[str, Taken]) -> list[Figure]:
 def main() -> None:
     """Measure, print, write."""
     parser = options(__doc__)
-    parser.add_argument("--texts", type=int, help=f"about so many, at least {LEAST_CHAINS} chains")
+    parser.add_argument("--texts", type=int, help="about so many")
+    parser.add_argument("--chains", type=int, help=f"at least so many ({LEAST_CHAINS})")
     parser.add_argument("--shots", type=int, nargs="+")
     parser.add_argument("--caches", nargs="+", choices=CACHES, default=CACHES)
     parser.add_argument("--blocks", type=int, default=20, help="KV blocks of 128 tokens in the small cache")
     args = parser.parse_args()
-    texts = args.texts or (6 if args.quick else 100)
+    texts, chains = args.texts or (6 if args.quick else 100), args.chains or (2 if args.quick else LEAST_CHAINS)
     shots = args.shots or ((1, 3) if args.quick else (1, 2, 3, 5))
     rounds = args.rounds or (1 if args.quick else 5)
-    report(*measure(texts, shots, args.caches, args.blocks, rounds), args.json)
+    report(*measure(texts, chains, shots, args.caches, args.blocks, rounds), args.json)
 
 
 if __name__ == "__main__":
