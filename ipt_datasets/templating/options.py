@@ -21,11 +21,11 @@ _BETWEEN_TEXTS = re.compile(_JOINT)
 # "B) text": behind a digit only with a space, because of 1.5 and 2:30.
 _LABELLED = re.compile(r"\s*[\(\[]?(?:([A-Za-z])[\)\].:]\s*|(\d{1,2})[\)\].:]\s+)(?=\S)")
 # "Both A and B", "A or C only": an option that names others by the labels they had.
-_NAME = r"\(?[A-H]\)?"
+# Normalised, as it is compared: a search that minds the case takes less.
+_NAME = r"\(?[a-h]\)?"
 _NAMES_OTHERS = re.compile(
     rf"(?:only |both |either |neither |options? |answers? )*{_NAME}(?:\s*(?:,\s*and|,|and|or|nor|&)\s*{_NAME})+"
-    r"(?: only)?",
-    re.I,
+    r"(?: only)?"
 )
 _NAMES_LETTER = re.compile(r"\b(?i:option|choice|answer)s?(?:\s+is|\s+are|\s*[:=–-])?\s*\(?[A-H]\)?(?!['\w])|\([A-H]\)")
 _NAMES_DIGIT = re.compile(r"\b(?i:option|choice)s? \(?[1-9]\)?(?![\w%])")
