@@ -37,7 +37,7 @@ PART = "host"
 TOKENIZERS = ("smol", "mistral")
 CHARACTERS: Mapping[str, int | None] = {"abstracts": None, "web texts": 2700}
 """The texts: 2,700 characters are about 500 tokens, what the 200 million texts of the paper's general corpus have on
-average (100 billion tokens; Cheng et al. 2024, section 3.2)."""
+average (100 billion tokens; Cheng et al. 2024, arXiv 2406.14491)."""
 TOKENS_A_SECOND = 1_000_000
 """Raw tokens a second and core that the host is to reach, tokenizing apart."""
 
