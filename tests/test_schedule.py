@@ -13,7 +13,7 @@ from ipt_datasets.synthesis.engines import Completion, Request
 from ipt_datasets.synthesis.engines.scripted import EOS, ScriptedEngine
 from ipt_datasets.synthesis.markup import PAPER
 from ipt_datasets.synthesis.prompts import Prompter
-from ipt_datasets.synthesis.schedule import Job, Schedule, _Most, _Stage
+from ipt_datasets.synthesis.schedule import Job, Schedule
 from ipt_datasets.synthesis.synthesizer import Synthesizer
 
 
@@ -253,26 +253,6 @@ def test_a_shot_without_pairs_is_left_out_and_the_good_ones_before_it_stay():
 
 def test_the_schedule_needs_no_chain_at_all():
     assert list(Schedule(ScriptedEngine(), shared_tokens=0, first_guess=100).run(iter(()))) == []
-
-
-@settings(max_examples=200)
-@given(
-    sizes=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 4), st.integers(0, 3)), max_size=12),
-    room=st.integers(1, 6000),
-)
-def test_the_short_way_to_tell_that_a_chain_fits_never_says_so_of_one_that_does_not(sizes, room):
-    jobs = [Job(iter(()), tokens, shots, [None] * min(known, shots - 1)) for tokens, shots, known in sizes]
-    schedule = Schedule(ScriptedEngine(max_model_len=500), 0, first_guess=30)
-    for number, job in enumerate(jobs):
-        schedule._move(number, job, _Stage(job.shots, len(job.known)))
-    for waiting in [*jobs, Job(iter(()), 100, 2)]:
-        told = schedule._will_fit(waiting, room)
-        most, schedule._most = schedule._most, _Most(10**9, 0)  # never short
-        assert schedule._will_fit(waiting, room) == told
-        schedule._most = most
-    for number, job in enumerate(jobs):
-        schedule._move(number, job, None)
-    assert schedule._most == _Most(0, 0)
 
 
 def test_texts_are_read_ahead_and_those_before_a_broken_one_still_have_their_turn():

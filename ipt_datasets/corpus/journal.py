@@ -7,7 +7,6 @@ Records are flushed to the disk as a group, by the first record that comes SYNC_
 about so much work a power cut can cost.
 """
 
-import functools
 import hashlib
 import json
 import logging
@@ -220,17 +219,11 @@ def _checksum(last: bytes, row: int, payload: bytes) -> bytes:
 
 def _payload(start: int, chain: str, completion: Completion) -> bytes:
     """Write a record: a line of JSON, and behind it the token ids in four bytes each, for speed."""
-    ids, told = completion.token_ids, _told(completion.finish_reason, completion.error)
+    ids, told = completion.token_ids, (completion.finish_reason, completion.error)
     try:
-        packed = struct.pack(f"<{len(ids)}I", *ids)
+        return _dumps([start, chain, *told]).encode() + b"\n" + struct.pack(f"<{len(ids)}I", *ids)
     except struct.error:  # ids larger than any vocabulary's, such as the scripted tokenizer's: as in version 1
-        return f"[{start},{_dumps(chain)},{_dumps(ids)},{told}]".encode()
-    return f"[{start},{_dumps(chain)},{told}]\n".encode() + packed
-
-
-@functools.lru_cache(maxsize=64)  # it is nearly always the same
-def _told(finish_reason: str, error: str) -> str:
-    return f"{_dumps(finish_reason)},{_dumps(error)}"
+        return _dumps([start, chain, ids, *told]).encode()
 
 
 def _completion(payload: bytes) -> Completion:

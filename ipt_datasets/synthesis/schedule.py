@@ -10,7 +10,7 @@ each shot, and the cache holds up to 2 M / (M + 1) times as many as if each were
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ipt_datasets.errors import EngineError
 from ipt_datasets.synthesis.engines import Completion, Engine, Request
@@ -54,27 +54,6 @@ class _Chains:
     text_tokens: float = 0.0
 
 
-class _Most(NamedTuple):
-    """The most that chains can hold: what each of them holds at its shots, summed up over all of its shots.
-
-    Attributes:
-        text_tokens: the tokens of a chain's texts times its shots + 1, summed up.
-        shots: its shots times its shots + 1, summed up.
-    """
-
-    text_tokens: int
-    shots: int
-
-    def with_chain(self, job: Job[Any], times: int = 1) -> "_Most":
-        """Add a chain, or take it away by -1 `times`."""
-        shots = max(job.shots, 1)
-        return _Most(self.text_tokens + times * job.tokens * (shots + 1), self.shots + times * shots * (shots + 1))
-
-    def tokens(self, completion: float) -> float:
-        """Give the tokens, where a completion has so many."""
-        return (self.text_tokens + completion * self.shots) / 2
-
-
 class Schedule:
     """Runs jobs over one engine.
 
@@ -92,7 +71,6 @@ class Schedule:
         self._seen_tokens, self._seen = first_guess, 1
         self._chains: dict[_Stage, _Chains] = {}
         self._stage_of: dict[int, _Stage] = {}
-        self._most = _Most(0, 0)
 
     def run(self, jobs: Iterator[Job[Result]]) -> Generator[tuple[int, Result]]:
         """Drive jobs as they come; each result with the number of its job, in the order they finish.
@@ -103,7 +81,7 @@ class Schedule:
             EngineError: the engine died; results that were given before stay valid.
         """
         under_way: dict[int, Job[Result]] = {}  # in the order of their numbers
-        self._chains, self._stage_of, self._most = {}, {}, _Most(0, 0)
+        self._chains, self._stage_of = {}, {}
         numbered = enumerate(jobs)
         waiting = next(numbered, None)
         try:
@@ -167,8 +145,6 @@ class Schedule:
         They are taken to go on at one pace; where some fall behind, the engine puts off the last that came.
         """
         completion = self._seen_tokens / self._seen  # they mostly stay far below their limit
-        if self._most.with_chain(job).tokens(completion) <= room:  # so it is with a large cache, and is told at once
-            return True
         at = len(job.known)
         needed = self._sizes(_Stage(job.shots, at), job.tokens / max(job.shots, 1) + completion)
         began = 0.0 if at else sum(needed)
@@ -192,10 +168,6 @@ class Schedule:
     def _move(self, number: int, job: Job[Result], to: _Stage | None) -> None:
         """Note at which stage a chain is; None: at none any more."""
         text_tokens = job.tokens / max(job.shots, 1)
-        if number not in self._stage_of:
-            self._most = self._most.with_chain(job)
-        elif to is None:
-            self._most = self._most.with_chain(job, -1)
         if (before := self._stage_of.pop(number, None)) is not None:
             chains = self._chains[before]
             chains.number -= 1

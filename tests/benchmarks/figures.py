@@ -182,10 +182,9 @@ def demo_texts(number: int, characters: int | None = None) -> list[str]:
 
     lines = (Path(ipt_datasets.__file__).parent / "data" / "demo.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    if characters is None:
-        return [f"{at}. {texts[at % len(texts)]}" for at in range(number)]
-    beginnings = ["\n\n".join(texts[at:] + texts[:at]) for at in range(len(texts))]
-    return [f"{at}. {beginnings[at % len(texts)]}"[:characters] for at in range(number)]
+    if characters is not None:
+        texts = ["\n\n".join(texts[at:] + texts[:at]) for at in range(len(texts))]
+    return [f"{at}. {texts[at % len(texts)]}"[:characters] for at in range(number)]
 
 
 def write_texts(file: Path, texts: Sequence[str]) -> None:
